@@ -1,0 +1,32 @@
+# `make demo` on a fresh machine with Python 3.11 or newer sets everything up and runs the main job.
+PYTHON ?= python3
+BIN := .venv/bin
+DONE := .venv/.installed
+
+.PHONY: venv demo test test-all check bench
+
+venv: $(DONE)
+
+$(DONE): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,images,dev]"
+	touch $(DONE)
+
+demo: venv
+	$(BIN)/limbeck demo
+
+test: venv
+	$(BIN)/python -m pytest -q
+
+test-all: venv
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/architecture tests/docs
+
+bench: venv
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

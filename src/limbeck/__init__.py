@@ -1,0 +1,38 @@
+"""limbeck pours a large PyTorch model into a small one and proves what was kept.
+
+Public names are loaded when they are first used, so that `import limbeck` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "limbeck.workflow": ("Run", "distill", "evaluate", "footprint"),
+    "limbeck.objectives": ("KL", "Cosine", "Hint", "Label", "MSELogits", "MSEProbabilities", "SoftCrossEntropy"),
+    "limbeck.core.errors": ("LimbeckError",),
+    "limbeck.core.normalize": ("Normalize",),
+    "limbeck.data": ("Augment",),
+    "limbeck.recipes.saved": ("load",),
+    "limbeck.teachers": ("teacher",),
+    "limbeck.train": ("Optimizer", "Training"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = {"functional": "limbeck.functional", "recipes": "limbeck.recipes", "schedules": "limbeck.core.schedules"}
+
+__all__ = ["__version__", *sorted({*_HOME_OF, *_MODULES})]  # noqa: PLE0604 - strings, by construction
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

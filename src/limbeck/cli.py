@@ -1,0 +1,120 @@
+"""The command line. Exit code 0 done, 2 the input is at fault (one message), 130 interrupted, 1 anything else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.core.errors import LimbeckError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Pour a large model into a small one and prove what was kept.",
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder; the same folder goes on where a run stopped.")]
+
+
+@app.command(epilog="Example: limbeck demo")
+def demo(out: Out = Path("runs/demo")) -> None:
+    """Distil a small network on real digits with few labels, over five seeds, and write the page. Takes a minute."""
+    run("digits", out=out)
+
+
+@app.command(epilog="Example: limbeck run cifar10-conv --set data.path=cifar10.npz --set seeds=1 --out runs/first")
+def run(recipe: str, change: Set = None, out: Out = None) -> None:
+    """Run a recipe, by its name or from a YAML file: teacher, plain student, distilled students, page."""
+    from limbeck.recipes import find, run_recipe  # noqa: PLC0415 - torch takes seconds to import
+
+    found = find(recipe, change or ())
+    folder = out or Path("runs") / Path(found.title).name
+    typer.echo(f"{found.title}: {found.story}\n")
+    _tell(run_recipe(found, folder, say=typer.echo).document)
+    typer.echo(f"\nPage: {folder / 'report.html'}")
+
+
+@app.command(name="list", epilog="Example: limbeck list objectives")
+def list_(
+    what: Annotated[str, typer.Argument(help="recipes, objectives, models, data or schedules")] = "recipes",
+) -> None:
+    """List what comes along, a line each."""
+    from limbeck.catalog import TABLES, first_lines  # noqa: PLC0415
+    from limbeck.core.setting import pick  # noqa: PLC0415
+
+    for name, line in first_lines(pick(TABLES(), what, "list")):
+        typer.echo(f"{name:<20} {line}")
+
+
+@app.command(epilog="Example: limbeck show digits > mine.yaml")
+def show(name: str, change: Set = None) -> None:
+    """Print a recipe as YAML, the settings of an objective, model or data source, or the scores of a run folder."""
+    from limbeck.catalog import describe  # noqa: PLC0415
+
+    if (Path(name) / "scores.json").exists():
+        _tell(_scores(Path(name)))
+    else:
+        typer.echo(describe(name, change or ()), nl=False)
+
+
+@app.command(epilog="Example: limbeck evaluate runs/first --set data.path=cifar10.npz")
+def evaluate(folder: Path, change: Set = None) -> None:
+    """Score the saved student of a run on its recipe's test data."""
+    from limbeck.recipes.saved import score_saved  # noqa: PLC0415
+
+    for name, value in score_saved(folder, change or ()).items():
+        if isinstance(value, int | float):
+            typer.echo(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")
+
+
+@app.command(epilog="Example: limbeck report runs/first")
+def report(folder: Path) -> None:
+    """Write the page of a run folder anew from its records, and name it."""
+    from limbeck.report import render  # noqa: PLC0415
+
+    _scores(folder)
+    typer.echo(render(folder))
+
+
+def _scores(folder: Path) -> dict[str, object]:
+    from limbeck.core.records import read_json  # noqa: PLC0415
+
+    scores: dict[str, object] = read_json(folder / "scores.json")
+    return scores
+
+
+def _tell(document: dict[str, object]) -> None:
+    """Verdict and table on the terminal."""
+    from limbeck.report import lines, table  # noqa: PLC0415
+
+    rows = table(document)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    typer.echo()
+    for row in rows:
+        cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        typer.echo("  ".join(cells).rstrip())
+    typer.echo()
+    for line in lines(document):
+        typer.echo(line)
+
+
+def main() -> None:
+    """The entry point: errors made on purpose become one message and exit code 2."""
+    try:
+        app()
+    except LimbeckError as error:
+        typer.echo(f"limbeck: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("limbeck: interrupted. What was done is saved; the same command goes on from there.", err=True)
+        sys.exit(130)

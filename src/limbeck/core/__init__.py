@@ -1,0 +1,1 @@
+"""What every part leans on: types, errors, settings, taps, records, extras, seeds."""

@@ -1,0 +1,130 @@
+"""A run folder: what was asked, where it ran, what happened, what came out. One folder, one recipe.
+
+`recipe.yaml` and `environment.json` are written when the run starts, `metrics.jsonl` grows, `scores.json`,
+`student/` and `report.html` come at the end; `checkpoints/` holds what a killed run goes on from.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from limbeck.core.errors import CheckpointError, problem
+from limbeck.core.records import append_line, read_lines, write_json, write_text
+
+__all__ = ["RunFolder", "environment", "first_difference"]
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions and machine, as a record."""
+    found = {}
+    for package in ("limbeck", "torch", "numpy", "accelerate", "safetensors"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return {
+        **found,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "device": device,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    """The dotted path at which two pieces of plain data first differ, or None."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in [*a, *(k for k in b if k not in a)]:
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in a or key not in b:
+                return inner
+            found = first_difference(a[key], b[key], inner)
+            if found:
+                return found
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        return next((found for i, (x, y) in pairs if (found := first_difference(x, y, f"{path}.{i}"))), None)
+    return None if a == b else path or "top"
+
+
+class RunFolder:
+    """The files of a run; with no path, everything stays in memory and nothing can be resumed."""
+
+    def __init__(self, path: Path | None, recipe: Mapping[str, Any], *, device: str = "cpu") -> None:
+        self.path = path
+        self.recipe = dict(recipe)
+        self.environment = environment(device)
+        self.lines: list[dict[str, Any]] = []
+        if path is not None:
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        said = path / "recipe.yaml"
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(problem(str(path), "is a file", "name a folder for the run"))
+        if said.exists():
+            try:
+                before = yaml.safe_load(said.read_text(encoding="utf-8"))
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                mend = "restore it, or choose another folder"
+                raise CheckpointError(problem(str(said), f"is damaged ({error})", mend)) from None
+            differs = first_difference(before, yaml.safe_load(yaml.safe_dump(self.recipe)))
+            if differs:
+                wrong = f"this folder holds another run: `{differs}` is not the same"
+                mend = "choose another folder with `out`, or delete this one"
+                raise CheckpointError(problem(str(path), wrong, mend))
+        elif path.exists() and any(path.iterdir()):
+            wrong = "the folder holds other files and no run"
+            raise CheckpointError(problem(str(path), wrong, "choose a new or empty folder with `out`"))
+        else:
+            write_text(said, yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True))
+        write_json(path / "environment.json", self.environment)
+        self.lines = list(read_lines(path / "metrics.jsonl"))
+
+    def checkpoints(self, arm: str = "", seed: int | None = None) -> Path | None:
+        """Where the checkpoints of one member go."""
+        if self.path is None:
+            return None
+        folder = self.path / "checkpoints"
+        return folder / f"{arm}-{seed}" if arm else folder
+
+    def log(self, **line: Any) -> None:
+        """Add a line to the metrics."""
+        self.lines.append(line)
+        if self.path is not None:
+            append_line(self.path / "metrics.jsonl", line)
+
+    def rewind(self, arm: str, seed: int, step: int) -> None:
+        """Forget what a member wrote after this step: the resumed run will write it again."""
+
+        def stays(line: Mapping[str, Any]) -> bool:
+            return (line.get("arm"), line.get("seed")) != (arm, seed) or line.get("step", 0) <= step
+
+        kept = [line for line in self.lines if stays(line)]
+        if len(kept) != len(self.lines) and self.path is not None:
+            file = self.path / "metrics.jsonl"
+            file.unlink()
+            for line in kept:
+                append_line(file, line)
+        self.lines = kept
+
+    def finish(self, scores: Mapping[str, Any], seconds: float) -> None:
+        """Write the scores, and the time the run took into the environment."""
+        if self.path is not None:
+            write_json(self.path / "scores.json", scores)
+            write_json(self.path / "environment.json", {**self.environment, "seconds": round(seconds, 2)})

@@ -1,0 +1,103 @@
+"""Plain data about steps, scores and runs, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.core.errors import CheckpointError, problem
+
+__all__ = ["StepRecord", "append_line", "read_json", "read_lines", "write_json", "write_text"]
+
+
+class StepRecord(NamedTuple):
+    """What one optimizer step did. Losses are means over the valid samples of the step."""
+
+    step: int
+    epoch: int
+    epoch_end: bool
+    loss: float
+    terms: Mapping[str, float]
+    rate: float
+    grad_norm: float
+    seconds: float
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: to a neighbour, synced, then renamed over it.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        raise CheckpointError(
+            problem(str(path), f"cannot be written ({error.strerror or error})", "choose a folder that can be written")
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; NaN and infinity become null, so that any reader can read it."""
+    write_text(path, json.dumps(_finite(value), indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, or say what is wrong with the file.
+
+    Raises:
+        CheckpointError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            problem(str(path), f"cannot be read ({error.strerror})", "check the path, or make the run again")
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(
+            problem(str(path), f"is damaged: it is not JSON ({error})", "restore it, or delete it and run again")
+        ) from None
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append one JSON line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(_finite(value)) + "\n")
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON lines of a file. A last line cut short by a crash is passed over."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value

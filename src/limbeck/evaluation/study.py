@@ -1,0 +1,93 @@
+"""Several runs beside each other: one document with every score, its spread, and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.metrics.intervals import paired, summary
+
+__all__ = ["LOWER_IS_BETTER", "document"]
+
+LOWER_IS_BETTER = frozenset({"nll", "ece", "teacher_kl"})
+_COMPARED = ("accuracy", "macro_f1", "nll", "ece")
+
+
+def document(
+    *,
+    title: str,
+    story: str,
+    split: str,
+    arms: Mapping[str, Mapping[str, Any]],
+    classes: Sequence[str] | None = None,
+    baseline: str | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The content of `scores.json`: plain data from which tables, verdicts and the page are made.
+
+    Args:
+        title: the run's name.
+        story: what was run, in a sentence or two.
+        split: which data the scores are from.
+        arms: by name: role, label, describe, objective, footprint, and `runs`, one a seed, each with its `scores`.
+        classes: names of the classes.
+        baseline: the arm to which distilled arms are compared, run by run, over the seeds both have.
+        notes: what a reader must know besides.
+    """
+    said = list(notes)
+    comparisons = []
+    for name, arm in arms.items():
+        if baseline is not None and baseline in arms and arm["role"] == "distilled":
+            rows = [_compare(name, arm, baseline, arms[baseline], metric) for metric in _COMPARED]
+            comparisons += [row for row in rows if row]
+            first = rows[0]
+            if first and first["verdict"] != "better":
+                said.append(_not_better(arm["label"], arms[baseline]["label"], first))
+    runs = [run for arm in arms.values() for run in arm["runs"]]
+    return {
+        "format": 1,
+        "title": title,
+        "story": story,
+        "split": split,
+        "samples": runs[0]["scores"]["samples"] if runs else 0,
+        "classes": list(classes) if classes else None,
+        "baseline": baseline,
+        "complete": True,
+        "arms": dict(arms),
+        "summary": {name: _summaries(arm["runs"]) for name, arm in arms.items()},
+        "comparisons": comparisons,
+        "notes": said,
+    }
+
+
+def _summaries(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | int]]:
+    names = [k for k, v in runs[0]["scores"].items() if isinstance(v, float)] if runs else []
+    values = {name: [run["scores"].get(name) for run in runs] for name in names}
+    whole = {k: v for k, v in values.items() if all(x is not None and math.isfinite(x) for x in v)}
+    return {name: summary(numbers)._asdict() for name, numbers in whole.items()}
+
+
+def _compare(
+    name: str, arm: Mapping[str, Any], baseline: str, base: Mapping[str, Any], metric: str
+) -> dict[str, Any] | None:
+    ours = {run["seed"]: run["scores"].get(metric) for run in arm["runs"]}
+    theirs = {run["seed"]: run["scores"].get(metric) for run in base["runs"]}
+    seeds = [seed for seed in ours if seed in theirs and ours[seed] is not None and theirs[seed] is not None]
+    if not seeds:
+        return None
+    result = paired([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    verdict = "no clear difference"
+    if result.low is not None and result.high is not None and result.low * result.high > 0:
+        verdict = "better" if result.mean * sign > 0 else "worse"
+    return {"arm": name, "baseline": baseline, "metric": metric, **result._asdict(), "verdict": verdict}
+
+
+def _not_better(label: str, base: str, row: Mapping[str, Any]) -> str:
+    points = 100 * row["mean"]
+    if row["verdict"] == "worse":
+        return f"{label} is worse than {base} ({points:+.2f} points): distillation does harm in this setting."
+    if row["low"] is None:
+        return f"{label} against {base}: {points:+.2f} points with one seed, whose spread is unknown: run more seeds."
+    return f"{label} is not clearly better than {base} ({points:+.2f} points; the interval holds zero)."

@@ -1,0 +1,123 @@
+"""From results to what a run folder shows: arms, footprints, the saved student and its card."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.core.errors import LimbeckError
+from limbeck.core.setting import as_plain
+from limbeck.core.still import undisturbed
+from limbeck.core.taps import Inputs, Outputs, Reader
+from limbeck.data import Batches, Source
+from limbeck.evaluation import compare_latency
+from limbeck.evaluation import footprint as measure
+from limbeck.evaluation.macs import Example
+from limbeck.export import save_model
+from limbeck.objectives import Term
+from limbeck.report import lines, table
+from limbeck.teachers import FunctionTeacher, ModuleTeacher
+
+__all__ = ["Measured", "arm", "describe", "footprints", "save_student"]
+
+Measured = tuple[nn.Module, Inputs, Outputs]
+"""A model and how it is called."""
+
+
+def describe(model: Any) -> str:
+    """What a model is, in a word or a setting."""
+    if isinstance(model, ModuleTeacher):
+        return type(model.model).__qualname__
+    if isinstance(model, FunctionTeacher):
+        return f"the function {getattr(model.function, '__qualname__', type(model.function).__qualname__)}"
+    return type(model).__qualname__
+
+
+def arm(
+    role: str,
+    label: str,
+    words: str,
+    *,
+    runs: Sequence[Mapping[str, Any]],
+    objective: Sequence[Term] = (),
+    footprint: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One arm as it stands in `scores.json`."""
+    return {
+        "role": role,
+        "label": label,
+        "describe": words,
+        "objective": [_phrase(term) for term in objective],
+        "runs": list(runs),
+        "footprint": footprint,
+    }
+
+
+def _phrase(term: Term) -> str:
+    plain = {k: v for k, v in as_plain(term).items() if k not in ("kind", "on", "head")}
+    words = (f"{k} {_short(v)}" for k, v in plain.items() if v != 0.0 or k == "weight")
+    return f"{term.kind} " + ", ".join(words)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value.get('kind', '')} ({', '.join(f'{k} {v}' for k, v in value.items() if k != 'kind')})"
+    return str(value)
+
+
+def footprints(models: Mapping[str, Measured], source: Source) -> dict[str, dict[str, Any]]:
+    """The footprint of each model on one sample, latencies taken in turns; what can't be measured is left out."""
+    batch = next(iter(Batches(source, batch_size=1, shuffle=False).epoch(0)))
+    found: dict[str, Any] = {}
+    calls = {}
+    for name, (model, inputs, outputs) in models.items():
+        device = next((p.device for p in model.parameters()), None)
+        here = {k: v.to(device) for k, v in batch.items()}
+        reader = Reader(model, inputs=inputs, outputs=outputs)
+        positional, keyword = reader.arguments(here)
+        example: Example = keyword or positional
+        try:
+            found[name] = measure(model, example, latency=False)
+        except LimbeckError:
+            continue
+        calls[name] = partial(model, *positional, **keyword)
+    if calls:
+        with undisturbed(*(model for model, _, _ in models.values())):
+            latencies = compare_latency(calls, 20, warmup=3, batch=1)
+        found = {name: dataclasses.replace(found[name], latency=latency) for name, latency in latencies.items()}
+    return {name: as_plain(value) for name, value in found.items()}
+
+
+def save_student(folder: Path, model: nn.Module, document: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Write the student with its lineage (what it is, how it was trained) and a card with its scores."""
+    arms = document["arms"]
+    lineage = {
+        "base": dict(base),
+        "operations": [],
+        "objective": {name: entry["objective"] for name, entry in arms.items()},
+    }
+    rows = table(document)
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    text = "\n".join(
+        [
+            f"# {document['title']}",
+            "",
+            document["story"],
+            "",
+            *lines(document),
+            "",
+            head,
+            f"|{'---|' * len(rows[0])}",
+            *body,
+            "",
+            f"Scores are on the {document['split']} split ({document['samples']} samples).",
+            "Load the weights with `limbeck.load(folder, into=model)`; they are safetensors, nothing is executed.",
+            "",
+        ]
+    )
+    save_model(folder, model, lineage=lineage, card=text)

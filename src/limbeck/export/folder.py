@@ -1,0 +1,65 @@
+"""A model as a folder: `model.safetensors`, `lineage.json` (how it came about), and `README.md`, its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model
+from safetensors.torch import save_model as write_model
+from torch import nn
+
+from limbeck.core.errors import CheckpointError, problem
+from limbeck.core.records import read_json, write_json, write_text
+
+__all__ = ["load_weights", "read_lineage", "save_model"]
+
+
+def save_model(folder: Path, model: nn.Module, *, lineage: Mapping[str, Any], card: str) -> Path:
+    """Write weights, lineage and card, and return the folder. Tied weights are stored once.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        work = folder / ".model.safetensors"
+        contiguous = {name: value.contiguous() for name, value in model.state_dict().items()}
+        if any(not value.is_contiguous() for value in model.state_dict().values()):
+            model.load_state_dict(contiguous, assign=True)
+        write_model(model, str(work))
+        work.replace(folder / "model.safetensors")
+    except OSError as error:
+        mend = "choose a folder that can be written, with enough space"
+        raise CheckpointError(problem(str(folder), f"cannot be written ({error.strerror or error})", mend)) from None
+    write_json(folder / "lineage.json", {"format": 1, **lineage})
+    write_text(folder / "README.md", card)
+    return folder
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """What a saved model is and how it came about.
+
+    Raises:
+        CheckpointError: the folder holds no saved model.
+    """
+    if not (folder / "model.safetensors").exists():
+        mend = "name the folder `student` of a finished run"
+        raise CheckpointError(problem(str(folder), "there is no model.safetensors here", mend))
+    lineage: dict[str, Any] = read_json(folder / "lineage.json")
+    return lineage
+
+
+def load_weights(folder: Path, model: nn.Module) -> nn.Module:
+    """Load saved weights into a model of the same architecture.
+
+    Raises:
+        CheckpointError: the file is damaged or belongs to another architecture.
+    """
+    try:
+        load_model(model, str(folder / "model.safetensors"))
+    except Exception as error:
+        wrong = f"the weights cannot be loaded ({str(error).splitlines()[-1].strip()})"
+        raise CheckpointError(problem(str(folder), wrong, "restore the file, or make the run again")) from None
+    return model

@@ -1,0 +1,9 @@
+"""The few small networks that recipes and benchmarks name. Users bring their own modules to `limbeck.distill`."""
+
+from limbeck.models.conv import Conv, ConvNet
+from limbeck.models.mlp import MLP, Perceptron
+from limbeck.models.resnet import CifarResNet, ResNet
+
+__all__ = ["MLP", "MODELS", "CifarResNet", "Conv", "ConvNet", "Perceptron", "ResNet"]
+
+MODELS: dict[str, type] = {"conv": Conv, "mlp": MLP, "cifar_resnet": CifarResNet}

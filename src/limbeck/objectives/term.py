@@ -1,0 +1,68 @@
+"""What a term is: one weighted loss between a student's signal and a teacher's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from limbeck.core.check import not_negative
+from limbeck.core.errors import ConfigError, problem
+from limbeck.core.schedules import Number
+from limbeck.core.types import Named, Needs
+
+__all__ = ["HeadRequest", "Headless", "Term", "check_weight"]
+
+
+class HeadRequest(NamedTuple):
+    """A projection that a term wants on the student's side: `source` shaped like the teacher's `target`."""
+
+    name: str
+    source: str
+    target: str
+    form: str
+
+
+class Term(Protocol):
+    """Frozen settings that can be called on (student signal, teacher signal, batch); one value per example."""
+
+    @property
+    def kind(self) -> str:
+        """The name in the table."""
+        ...
+
+    @property
+    def weight(self) -> Number:
+        """The weight, or a schedule of it over the run."""
+        ...
+
+    def needs(self) -> Needs:
+        """The names it reads, asked once before training."""
+        ...
+
+    def heads(self) -> tuple[HeadRequest, ...]:
+        """The projections it wants on the student's side."""
+        ...
+
+    def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:
+        """One value per example."""
+        ...
+
+
+class Headless:
+    """For terms that compare named outputs as they are."""
+
+    __slots__ = ()
+
+    def heads(self) -> tuple[HeadRequest, ...]:
+        """No projection."""
+        return ()
+
+
+def check_weight(kind: str, weight: Number) -> None:
+    """Refuse a weight that is neither a number of at least zero nor a schedule."""
+    if callable(weight):
+        return
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise ConfigError(problem(f"{kind}.weight", f"{weight!r} is no number", "give a number or a schedule"))
+    not_negative(f"{kind}.weight", weight)

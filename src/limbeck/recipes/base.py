@@ -1,0 +1,208 @@
+"""A whole run as one object. YAML is its exact mirror: each key is a field, and nothing else is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from limbeck.core.check import whole
+from limbeck.core.errors import ConfigError, DataError, nearest, problem
+from limbeck.core.normalize import Normalize
+from limbeck.core.setting import as_plain, build, setting, tagged
+from limbeck.data import SOURCES, Augment
+from limbeck.models import MODELS
+from limbeck.objectives import TERMS
+from limbeck.train import Training
+
+if TYPE_CHECKING:
+    AnyData = Any
+    AnyModel = Any
+    AnyTerm = Any
+else:
+    AnyData, AnyModel, AnyTerm = tagged(SOURCES), tagged(MODELS), tagged(TERMS)
+
+__all__ = ["Arm", "Master", "Recipe", "override", "read", "show"]
+
+
+@setting
+class Arm:
+    """One way of training the student.
+
+    Args:
+        label: its name for people.
+        objective: the terms.
+        rate: the learning rate that was chosen for this arm on validation; the recipe's own when None.
+        epochs: where an arm needs another number of passes for an equal number of steps (fewer samples).
+        labelled_only: leave samples without a label out.
+    """
+
+    label: str
+    objective: tuple[AnyTerm, ...]
+    rate: float | None = None
+    epochs: int | None = None
+    labelled_only: bool = False
+
+
+@setting
+class Master:
+    """The teacher: a network that is trained first, or loaded.
+
+    Args:
+        model: which network.
+        weights: a file of trained weights (`.safetensors`, or `.pth`/`.pt` that holds tensors only); None trains it.
+        training: how it is trained.
+        data: what it is trained on, where that is not the student's data (more labels, say).
+        normalize: the input normalisation its weights expect, where that is not the data's.
+    """
+
+    model: AnyModel
+    weights: str | None = None
+    training: Training = Training()
+    augment: Augment | None = None
+    data: AnyData | None = None
+    normalize: Normalize | None = None
+
+
+@setting
+class Recipe:
+    """Teacher, student, data, arms and seeds: everything that a run is made from.
+
+    Args:
+        title: its name.
+        story: what is compared and why, in a sentence or two.
+        data: where samples come from.
+        teacher: what is distilled.
+        student: the network that every arm trains, from the same initial weights at the same seed.
+        arms: by name. The arm `baseline` is what the others are compared to.
+        training: how students are trained.
+        augment: how their images are.
+        seeds: how many; each is a full repetition with a teacher of its own, unless weights are loaded.
+        seed: the first seed.
+        baseline: the arm of the plain student.
+        workers: processes that read data.
+    """
+
+    title: str
+    story: str
+    data: AnyData
+    teacher: Master
+    student: AnyModel
+    arms: Mapping[str, Arm]
+    training: Training = Training()
+    augment: Augment | None = None
+    seeds: int = 3
+    seed: int = 0
+    baseline: str = "plain"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be compared."""
+        whole("seeds", self.seeds)
+        whole("seed", self.seed, least=0)
+        if self.baseline not in self.arms:
+            raise ConfigError(
+                problem("baseline", f"there is no arm {self.baseline!r}", nearest(self.baseline, self.arms))
+            )
+        for name in self.arms:
+            if not name.replace("-", "").replace("_", "").isalnum() or name == "teacher":
+                mend = "use letters, digits, - and _; `teacher` is taken"
+                raise ConfigError(problem("arms", f"{name!r} cannot be the name of an arm", mend))
+
+
+def read(text: str, where: str) -> Recipe:
+    """A recipe from YAML.
+
+    Raises:
+        ConfigError: it is not YAML, tries to make objects, or a key is unknown, missing or of the wrong type.
+    """
+    try:
+        plain = yaml.safe_load(text)
+    except yaml.constructor.ConstructorError as error:
+        wrong = f"it asks for {error.problem and error.problem.rpartition(' ')[2]}, and recipes hold plain data only"
+        raise ConfigError(problem(where, wrong, "write numbers, words, lists and mappings; no tags")) from None
+    except yaml.YAMLError as error:
+        wrong = f"it is not YAML ({' '.join(str(error).split())})"
+        raise ConfigError(problem(where, wrong, "correct the line named above")) from None
+    if not isinstance(plain, dict):
+        wrong = f"it holds {'nothing' if plain is None else 'a ' + type(plain).__name__}, not a recipe"
+        raise ConfigError(problem(where, wrong, "start from `limbeck show digits > mine.yaml`"))
+    recipe: Recipe = build(Recipe, plain, where)
+    return recipe
+
+
+def show(recipe: Recipe) -> str:
+    """The recipe as YAML; `read(show(r), …) == r`."""
+    return yaml.safe_dump(as_plain(recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+def override(recipe: Recipe, changes: Sequence[str], where: str) -> Recipe:
+    """The recipe with `a.b=c` changes applied; values are read as YAML.
+
+    Raises:
+        ConfigError: a change has no "=", or names a key that the recipe has not.
+    """
+    plain = as_plain(recipe)
+    for change in changes:
+        path, equals, value = change.partition("=")
+        if not equals or not path:
+            raise ConfigError(problem("--set", f"{change!r} is no change", "write --set key.key=value"))
+        node: Any = plain
+        keys = path.split(".")
+        for depth, key in enumerate(keys):
+            index: Any = int(key) if isinstance(node, list) and key.isdigit() else key
+            last = depth == len(keys) - 1
+            known = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else None
+            if known is None or (index not in known and not _free(keys[:depth])):
+                names = [str(k) for k in known or ()]
+                raise ConfigError(problem("--set", f"the recipe has no key {path!r}", nearest(str(key), names)))
+            if last:
+                node[index] = _value(value, change)
+            elif isinstance(node, dict) and node.get(index) is None:
+                node[index] = {}
+            node = node[index] if not last else node
+    changed: Recipe = build(Recipe, plain, where)
+    return changed
+
+
+def _free(parents: Sequence[str]) -> bool:
+    """Whether a mapping takes keys that are not there yet: what was None, and the optimizer's options."""
+    return bool(parents) and parents[-1] in ("options", "augment", "data", "normalize")
+
+
+def _value(text: str, change: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(problem("--set", f"{change!r} cannot be read", "quote the value as YAML would")) from None
+
+
+def read_weights(path: str, where: str) -> dict[str, Any]:
+    """Tensors by name from `.safetensors`, or from a checkpoint that holds tensors only; nothing in it is executed.
+
+    A wrapping `state_dict` and a `module.` before every name, as data-parallel training leaves them, are taken off.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds more than tensors.
+    """
+    import torch  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(
+            problem(where, f"there is no file {path!r}", "check the path, or leave it out to train the teacher")
+        )
+    try:
+        if file.suffix == ".safetensors":
+            tensors: dict[str, Any] = load_file(file)
+        else:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        wrong = f"{path!r} cannot be read ({str(error).splitlines()[0]})"
+        raise DataError(problem(where, wrong, "give safetensors, or a file that holds tensors only")) from None
+    if isinstance(tensors.get("state_dict"), Mapping):
+        tensors = dict(tensors["state_dict"])
+    return {name.removeprefix("module."): value for name, value in tensors.items()}

@@ -1,0 +1,80 @@
+"""CIFAR-10: two plain convolutional networks, and a pretrained ResNet-56 poured into a ResNet-20."""
+
+from __future__ import annotations
+
+from limbeck.core.normalize import Normalize
+from limbeck.core.schedules import OneCycle
+from limbeck.data import Augment, Npz
+from limbeck.models import CifarResNet, Conv
+from limbeck.objectives import KL, Hint, Label
+from limbeck.recipes.base import Arm, Master, Recipe
+from limbeck.train import Optimizer, Training
+
+__all__ = ["CIFAR10", "cifar10_conv", "cifar10_resnet"]
+
+CIFAR10 = Normalize(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+"""Channel statistics of the training images."""
+
+_IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def cifar10_conv() -> Recipe:
+    """Two 3x3 convolutions of 32 and 64 channels teach two of 16 and 32, in both forms of distillation."""
+    training = Training(epochs=10, batch_size=100, optimizer=Optimizer(rate=0.1), schedule=OneCycle(), clip=1.0)
+    return Recipe(
+        title="cifar10-conv",
+        story=(
+            "CIFAR-10. A network of two convolutions (32 and 64 channels) teaches one of half the width. Plain: labels "
+            "alone. Model: labels and the teacher's soft answers. Knowledge: these and its second layer. Every student "
+            "starts from the same weights, sees the same images in the same order, and is scored after its last epoch."
+        ),
+        data=Npz(torchvision="CIFAR10", normalize=CIFAR10),
+        teacher=Master(model=Conv(channels=(32, 64)), training=training, augment=Augment(crop=4, flip=True)),
+        student=Conv(channels=(16, 32)),
+        arms={
+            "plain": Arm(label="Plain student", objective=(Label(),)),
+            "model": Arm(label="Model distillation", objective=(KL(temperature=2.0, weight=0.9), Label(weight=0.1))),
+            "knowledge": Arm(
+                label="Knowledge distillation",
+                objective=(
+                    KL(temperature=2.0, weight=0.9),
+                    Label(weight=0.1),
+                    Hint(student="pool2", teacher="pool2", weight=1.0),
+                ),
+            ),
+        },
+        training=training,
+        augment=Augment(crop=4, flip=True),
+        seeds=3,
+    )
+
+
+def cifar10_resnet() -> Recipe:
+    """The pretrained ResNet-56 teaches a ResNet-20. Set `teacher.weights` to its file."""
+    training = Training(
+        epochs=15,
+        batch_size=128,
+        optimizer=Optimizer(rate=0.2),
+        schedule=OneCycle(),
+        precision="bfloat16",
+        channels_last=True,
+    )
+    return Recipe(
+        title="cifar10-resnet",
+        story=(
+            "CIFAR-10. A ResNet-56 teaches a ResNet-20 through its soft answers; beside it the same student under the "
+            "same budget on labels alone. With teacher.weights the teacher is loaded, otherwise it is trained first."
+        ),
+        data=Npz(torchvision="CIFAR10", normalize=CIFAR10),
+        teacher=Master(
+            model=CifarResNet(depth=56), training=training, augment=Augment(crop=4, flip=True), normalize=_IMAGENET
+        ),
+        student=CifarResNet(depth=20),
+        arms={
+            "plain": Arm(label="Plain student", objective=(Label(),)),
+            "model": Arm(label="Model distillation", objective=(KL(temperature=4.0, weight=0.9), Label(weight=0.1))),
+        },
+        training=training,
+        augment=Augment(crop=4, flip=True),
+        seeds=3,
+    )

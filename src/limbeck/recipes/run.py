@@ -1,0 +1,235 @@
+"""Run a recipe: teacher, then every arm, over the seeds, into one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck import report
+from limbeck.core.errors import ConfigError, DataError, problem
+from limbeck.core.folder import RunFolder
+from limbeck.core.seeds import derive
+from limbeck.core.setting import as_plain
+from limbeck.data import Source, Splits
+from limbeck.evaluation import Scores, score
+from limbeck.evaluation.study import document
+from limbeck.evidence import arm, footprints, save_student
+from limbeck.member import Job, Result, evaluation, train_member
+from limbeck.objectives import Label
+from limbeck.recipes.base import Arm, Recipe, read_weights
+from limbeck.teachers import ModuleTeacher
+
+__all__ = ["Outcome", "run_recipe"]
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What a recipe's run leaves: the document of `scores.json`, its folder, and the page."""
+
+    document: dict[str, Any]
+    folder: RunFolder
+    page: Path | None
+
+
+def run_recipe(recipe: Recipe, out: str | Path | None, *, say: Say = lambda _: None, show: bool = True) -> Outcome:
+    """Train the teacher (or load it) and every arm over the seeds; write scores, student and page.
+
+    The same call on the same folder goes on where a killed run stopped, and only reads a finished one.
+
+    Args:
+        recipe: the run.
+        out: the run folder; None keeps everything in memory.
+        say: hears a line when a member is done.
+        show: bars where stderr is a terminal.
+
+    Raises:
+        LimbeckError: the input is at fault.
+        KeyboardInterrupt: Ctrl-C, after the step was finished and saved.
+    """
+    started = time.perf_counter()
+    splits = recipe.data.load()
+    taught = recipe.teacher.data.load() if recipe.teacher.data is not None else splits
+    _check(recipe, splits)
+    folder = RunFolder(Path(out) if out is not None else None, as_plain(recipe), device=recipe.training.device)
+    runs: dict[str, list[dict[str, Any]]] = {"teacher": [], **{name: [] for name in recipe.arms}}
+    kept: dict[str, nn.Module] = {}
+    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+        teacher, record = _teacher(recipe, taught, splits, folder, seed=seed, show=show)
+        runs["teacher"].append(record)
+        say(_line("teacher", seed, record))
+        kept.setdefault("teacher", teacher.model)
+        for name in recipe.arms:
+            result = train_member(_job(recipe, name, splits, teacher, seed=seed, show=show), folder)
+            runs[name].append(result.record(seed))
+            say(_line(name, seed, runs[name][-1]))
+            kept.setdefault(name, result.student)
+    return _conclude(recipe, splits, folder, runs=runs, kept=kept, seconds=time.perf_counter() - started)
+
+
+def _line(name: str, seed: int, record: Mapping[str, Any]) -> str:
+    accuracy = f"{100 * record['scores']['accuracy']:.2f} %"
+    return f"{name:>12}  seed {seed}  accuracy {accuracy}" + (
+        f"  {record['seconds']:.1f} s" if "seconds" in record else ""
+    )
+
+
+def _check(recipe: Recipe, splits: Splits) -> None:
+    """Build everything once, before any work, so that what can't be built is told now."""
+    if not splits.train.classes:
+        raise DataError(problem("data", "it has no labels, so there are no classes to tell apart", "give labels"))
+    for each in recipe.arms.values():
+        needs_teacher = any(term.needs().teacher for term in each.objective)
+        if each.labelled_only and needs_teacher and splits.train.labels is None:
+            raise DataError(problem("data", "an arm wants labelled samples and there are none", "give labels"))
+        _settings(recipe, each)
+    shape, classes = _shape(splits.train), splits.train.classes
+    recipe.student.build(shape, classes)
+    model = recipe.teacher.model.build(shape, classes)
+    if recipe.teacher.weights is not None:
+        _load(model, recipe.teacher.weights)
+
+
+def _shape(source: Source) -> tuple[int, ...]:
+    batch = next(iter(evaluation(source).epoch(0)))
+    if "x" not in batch:
+        raise DataError(problem("data", f"it has the columns {', '.join(batch)}", "a recipe's data has one input, x"))
+    return tuple(batch["x"].shape[1:])
+
+
+def _built(model: Any, source: Source, seed: int, who: str) -> nn.Module:
+    """The network with initial weights that depend on the seed and on nothing that ran before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights", who))
+        network: nn.Module = model.build(_shape(source), source.classes)
+    return network
+
+
+def _settings(recipe: Recipe, each: Arm) -> Any:
+    training = recipe.training
+    if each.rate is not None:
+        training = dataclasses.replace(training, optimizer=dataclasses.replace(training.optimizer, rate=each.rate))
+    return training if each.epochs is None else dataclasses.replace(training, epochs=each.epochs)
+
+
+def _job(recipe: Recipe, name: str, splits: Splits, teacher: ModuleTeacher, *, seed: int, show: bool) -> Job:
+    each = recipe.arms[name]
+    train = splits.train
+    if each.labelled_only and train.labels is not None:
+        train = train.subset((train.labels >= 0).nonzero().flatten())
+    return Job(
+        student=_built(recipe.student, splits.train, seed, "student"),
+        teacher=teacher if any(term.needs().teacher for term in each.objective) else None,
+        train=train,
+        val=splits.val,
+        test=splits.test,
+        objective=each.objective,
+        training=_settings(recipe, each),
+        augment=recipe.augment,
+        seed=seed,
+        arm=name,
+        folder_name=name,
+        workers=recipe.workers,
+        show=show,
+    )
+
+
+def _teacher(
+    recipe: Recipe, taught: Splits, splits: Splits, folder: RunFolder, *, seed: int, show: bool
+) -> tuple[ModuleTeacher, dict[str, Any]]:
+    """The teacher of a seed, trained or loaded, and its record."""
+    model = _built(recipe.teacher.model, splits.train, seed, "teacher")
+    if recipe.teacher.weights is not None:
+        _load(model, recipe.teacher.weights)
+        teacher = ModuleTeacher(model, normalize=recipe.teacher.normalize)
+        return teacher, {"seed": seed, "scores": dict(_loaded_scores(teacher, splits.test))}
+    job = Job(
+        student=model,
+        teacher=None,
+        train=taught.train,
+        val=taught.val,
+        test=splits.test,
+        objective=(Label(),),
+        training=recipe.teacher.training,
+        augment=recipe.teacher.augment,
+        seed=seed,
+        arm="teacher",
+        folder_name="teacher",
+        workers=recipe.workers,
+        show=show,
+    )
+    result: Result = train_member(job, folder)
+    return ModuleTeacher(model), result.record(seed)
+
+
+def _loaded_scores(teacher: ModuleTeacher, test: Source) -> Scores:
+    batches = evaluation(test)
+    teacher.open(("logits",), next(iter(batches.epoch(0))), applied=test.normalize)
+    try:
+        return score(teacher, batches.epoch(0))
+    finally:
+        teacher.close()
+
+
+def _load(model: nn.Module, path: str) -> None:
+    tensors = read_weights(path, "teacher.weights")
+    try:
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        wrong = f"{path!r} holds the weights of another network ({str(error).splitlines()[-1].strip()})"
+        mend = "set teacher.model to the network they belong to"
+        raise ConfigError(problem("teacher.weights", wrong, mend)) from None
+
+
+def _conclude(
+    recipe: Recipe,
+    splits: Splits,
+    folder: RunFolder,
+    *,
+    runs: Mapping[str, list[dict[str, Any]]],
+    kept: Mapping[str, nn.Module],
+    seconds: float,
+) -> Outcome:
+    first = next(name for name in recipe.arms if name != recipe.baseline) if len(recipe.arms) > 1 else recipe.baseline
+    measured = footprints(
+        {"teacher": (kept["teacher"], None, None), "student": (kept[recipe.baseline], None, None)}, splits.train
+    )
+    words = _said(recipe.teacher.model)
+    arms = {"teacher": arm("teacher", "Teacher", words, runs=runs["teacher"], footprint=measured.get("teacher"))}
+    for name, each in recipe.arms.items():
+        arms[name] = arm(
+            "plain" if name == recipe.baseline else "distilled",
+            each.label,
+            _said(recipe.student),
+            objective=each.objective,
+            runs=runs[name],
+            footprint=measured.get("student"),
+        )
+    said = document(
+        title=recipe.title,
+        story=recipe.story,
+        split="test",
+        arms=arms,
+        classes=splits.train.class_names,
+        baseline=recipe.baseline,
+    )
+    page = None
+    if folder.path is not None:
+        base = {"model": as_plain(recipe.student), "shape": list(_shape(splits.train)), "classes": splits.train.classes}
+        save_student(folder.path / "student", kept[first], said, {**base, "arm": first, "seed": recipe.seed})
+        folder.finish(said, seconds)
+        page = report.render(folder.path)
+    return Outcome(said, folder, page)
+
+
+def _said(model: Any) -> str:
+    plain = as_plain(model)
+    return f"{plain.pop('kind')} " + ", ".join(f"{k} {v}" for k, v in plain.items())

@@ -1,0 +1,53 @@
+"""Read a finished run's student back and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from limbeck.core.errors import CheckpointError, problem
+from limbeck.core.setting import build, tagged
+from limbeck.core.taps import Reader
+from limbeck.evaluation import Scores, score
+from limbeck.export import load_weights, read_lineage
+from limbeck.member import evaluation
+from limbeck.models import MODELS
+from limbeck.recipes.base import override, read
+
+__all__ = ["load", "score_saved"]
+
+
+def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
+    """A saved student. A network of limbeck's own is built from its lineage; a user's class is filled through `into`.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it belongs to another architecture.
+    """
+    home = Path(folder) / "student" if (Path(folder) / "student").is_dir() else Path(folder)
+    base = read_lineage(home)["base"]
+    if into is not None:
+        return load_weights(home, into)
+    if "model" not in base:
+        wrong = f"its student is a {base.get('class', 'module')}, which is not one of ours"
+        raise CheckpointError(
+            problem(str(folder), wrong, "build it, and fill it with limbeck.load(folder, into=model)")
+        )
+    settings = build(tagged(MODELS), base["model"], f"{home / 'lineage.json'}")
+    return load_weights(home, settings.build(tuple(base["shape"]), base["classes"]))
+
+
+def score_saved(folder: Path, changes: Sequence[str] = ()) -> Scores:
+    """Scores of a run's saved student on its recipe's test data, changed by `a.b=c`."""
+    model = load(folder)
+    file = folder / "recipe.yaml"
+    if not file.is_file():
+        raise CheckpointError(problem(str(folder), "it holds no recipe.yaml", "name the folder of a run"))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(problem(str(file), f"cannot be read ({error})", "restore it")) from None
+    recipe = override(read(text, str(file)), changes, str(file))
+    return score(Reader(model), evaluation(recipe.data.load().test).epoch(0))

@@ -1,0 +1,72 @@
+"""What each metric is called, which way is better, how it is written and what it means, in one table."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from limbeck.report import numbers
+
+__all__ = ["METRICS", "Metric", "metric"]
+
+
+class Metric(NamedTuple):
+    """One column of the page. `unit` says whether values are fractions (shown in percent, with `digits`) or plain."""
+
+    key: str
+    label: str
+    better: Literal["higher", "lower", "neither"]
+    unit: Literal["fraction", "plain"]
+    meaning: str
+    digits: int = 1
+
+    @property
+    def arrow(self) -> str:
+        """Which direction is better, as a character; empty where neither is."""
+        return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
+
+    def show(self, value: float | None) -> str:
+        """The value with its unit: '73.6 %' or '0.812'."""
+        return numbers.percent(value, self.digits) if self.unit == "fraction" else numbers.number(value)
+
+    def spread(self, mean: float, sd: float | None) -> str:
+        """Mean and standard deviation: '73.6 ± 0.3 %'; without one, the mean alone."""
+        if sd is None:
+            return self.show(mean)
+        scale, digits, unit = (100, self.digits, " %") if self.unit == "fraction" else (1, 3, "")
+        return f"{numbers.number(scale * mean, digits)} ± {numbers.number(scale * sd, digits)}{unit}"
+
+    def differences(self, *values: float) -> list[str]:
+        """Differences with their sign, without unit, all with the same decimals: points, or plain numbers."""
+        scaled = [100 * v if self.unit == "fraction" else v for v in values]
+        digits = numbers.decimals(*scaled, least=self.digits if self.unit == "fraction" else 3, most=4)
+        return [numbers.signed(v, digits) for v in scaled]
+
+
+METRICS: dict[str, Metric] = {
+    row.key: row
+    for row in (
+        Metric("accuracy", "Accuracy", "higher", "fraction", "Share of the samples that are answered correctly."),
+        Metric("macro_recall", "Macro recall", "higher", "fraction",
+               "Share of each class that is found, averaged over classes: small classes count as much as large ones."),
+        Metric("macro_f1", "Macro F1", "higher", "fraction",
+               "Harmonic mean of precision and recall for each class, averaged over classes."),
+        Metric("nll", "NLL", "lower", "plain",
+               "Negative log-likelihood of the true label, in nats: small when the model is right and sure of it."),
+        Metric("brier", "Brier", "lower", "plain",
+               "Squared distance between the predicted probabilities and the truth."),
+        Metric("ece", "ECE", "lower", "fraction",
+               "Expected calibration error: how far the stated confidence is from the share that is correct.", 2),
+        Metric("agreement", "Agreement", "higher", "fraction",
+               "Share of the samples on which the student gives the teacher's answer, right or wrong."),
+        Metric("teacher_kl", "KL to teacher", "lower", "plain",
+               "How far the student's probabilities are from the teacher's, in nats; 0 means equal."),
+        Metric("perplexity", "Perplexity", "lower", "plain",
+               "Exponential of the mean negative log-likelihood per token."),
+    )
+}  # fmt: skip
+
+
+def metric(key: str) -> Metric:
+    """The row of a metric; a metric nobody described is shown by its own name, as a plain number."""
+    label = key.replace("_", " ").strip() or key
+    return METRICS.get(key) or Metric(key, label[:1].upper() + label[1:], "neither", "plain", "")

@@ -1,0 +1,63 @@
+"""Plain functions that hear records: closures that evaluate, write, draw and decide when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from limbeck.core.records import StepRecord
+from limbeck.train.loop import Listener
+
+__all__ = ["Watch", "each_epoch", "time_limit"]
+
+
+def each_epoch(act: Callable[[StepRecord], str | None]) -> Listener:
+    """Act on the last record of each epoch only."""
+
+    def listen(record: StepRecord) -> str | None:
+        return act(record) if record.epoch_end else None
+
+    return listen
+
+
+def time_limit(seconds: float) -> Callable[[], str | None]:
+    """A reason to halt once this much wall time has passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: "time" if time.monotonic() >= end else None
+
+
+class Watch:
+    """Follows a validation score over epochs: which epoch was best, and whether patience has run out.
+
+    Its numbers are plain, so that a checkpoint can keep them.
+    """
+
+    def __init__(self, *, monitor: str, patience: int | None) -> None:
+        self.monitor, self.patience = monitor, patience
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.since = 0
+
+    def hear(self, epoch: int, scores: Mapping[str, object]) -> bool:
+        """Take the scores of an epoch; say whether it is the best so far."""
+        value = float(scores[self.monitor])  # type: ignore[arg-type]
+        value = value if self.monitor == "accuracy" else -value
+        if self.best is None or value > self.best:
+            self.best, self.best_epoch, self.since = value, epoch, 0
+            return True
+        self.since += 1
+        return False
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop, if patience has run out."""
+        return "patience" if self.patience is not None and self.since >= self.patience else None
+
+    def plain(self) -> dict[str, float | int | None]:
+        """What a checkpoint keeps."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "since": self.since}
+
+    def restore(self, plain: Mapping[str, float | int | None]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.best = plain["best"]
+        self.best_epoch, self.since = int(plain["best_epoch"] or 0), int(plain["since"] or 0)

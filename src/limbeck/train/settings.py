@@ -1,0 +1,148 @@
+"""How a student is trained: everything but the data, the models and what is matched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from limbeck.core.check import not_negative, one_of, positive, whole
+from limbeck.core.errors import ConfigError, nearest, problem
+from limbeck.core.schedules import SCHEDULES, OneCycle
+from limbeck.core.setting import setting, tagged
+
+if TYPE_CHECKING:
+    from limbeck.core.schedules import Schedule as AnySchedule
+else:
+    AnySchedule = tagged(SCHEDULES)
+
+__all__ = ["Optimizer", "Training"]
+
+
+@setting
+class Optimizer:
+    """Any optimizer of `torch.optim`, by name. The default is SGD with Nesterov momentum 0.9.
+
+    `rate` is the base learning rate, which the schedule multiplies. Weight decay is kept off biases and
+    normalisation (parameters of one axis), where it only costs accuracy (He et al. 2019, "Bag of tricks", section 3.1).
+    """
+
+    name: str = "SGD"
+    rate: float = 0.1
+    weight_decay: float = 5e-4
+    options: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown optimizer and impossible numbers."""
+        positive("optimizer.rate", self.rate)
+        not_negative("optimizer.weight_decay", self.weight_decay)
+        known = _optimizers()
+        if self.name.lower() not in known:
+            names = (cls.__name__ for cls in known.values())
+            raise ConfigError(problem("optimizer.name", f"nothing is called {self.name!r}", nearest(self.name, names)))
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over the trainable parameters of `model`.
+
+        Raises:
+            ConfigError: the optimizer does not take one of the options.
+        """
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        cls = _optimizers()[self.name.lower()]
+        options = dict(self.options or {})
+        if cls is torch.optim.SGD:
+            options = {"momentum": 0.9, "nesterov": True, **options}
+            options["nesterov"] = options["nesterov"] and options["momentum"] > 0
+        try:
+            built: torch.optim.Optimizer = cls([group for group in groups if group["params"]], lr=self.rate, **options)
+        except (TypeError, ValueError) as error:
+            mend = f"see the options of torch.optim.{cls.__name__}"
+            raise ConfigError(problem("optimizer.options", str(error), mend)) from None
+        return built
+
+
+def _optimizers() -> dict[str, Any]:
+    every: Iterable[Any] = (getattr(torch.optim, name) for name in torch.optim.__all__)
+    kinds = (cls for cls in every if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer))
+    return {cls.__name__.lower(): cls for cls in kinds if cls is not torch.optim.LBFGS}
+
+
+@setting
+class Training:
+    """How a student is trained.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: samples an optimizer step; `accumulate` cuts it into that many micro-batches to save memory and
+            changes nothing else.
+        optimizer: by name, with its base rate.
+        schedule: the factor on the rate over the run.
+        clip: the largest gradient norm, over all trained parameters, heads included; None leaves gradients alone.
+        precision: "bfloat16" runs the forward passes under autocast, weights stay float32.
+        channels_last: lay convolutions out for it.
+        patience: stop after this many epochs in which `monitor` on the validation split did not improve.
+        monitor: "accuracy" (higher is better) or "nll" (lower is).
+        keep: which weights the run ends with: of the "last" epoch or of the "best" one on validation.
+        max_seconds: stop after the step that passes this time.
+        checkpoint_seconds: save at the first log step after so many seconds; 0 saves at each. The end is always saved.
+        device: "auto", or a torch device.
+        log_steps: how often numbers are read out and written down.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: Optimizer = Optimizer()
+    schedule: AnySchedule = OneCycle()
+    clip: float | None = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    patience: int | None = None
+    monitor: Literal["accuracy", "nll"] = "accuracy"
+    keep: Literal["last", "best"] = "last"
+    max_seconds: float | None = None
+    checkpoint_seconds: float = 30.0
+    device: str = "auto"
+    log_steps: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings, by name."""
+        whole("epochs", self.epochs)
+        whole("batch_size", self.batch_size)
+        whole("accumulate", self.accumulate)
+        whole("log_steps", self.log_steps)
+        if self.accumulate > self.batch_size:
+            wrong = f"{self.accumulate} micro-batches cannot be cut from a batch of {self.batch_size}"
+            raise ConfigError(problem("accumulate", wrong, "give at most the batch size"))
+        for name in ("clip", "max_seconds"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        if self.patience is not None:
+            whole("patience", self.patience)
+        not_negative("checkpoint_seconds", self.checkpoint_seconds)
+        one_of("precision", self.precision, ("float32", "bfloat16"))
+        one_of("monitor", self.monitor, ("accuracy", "nll"))
+        one_of("keep", self.keep, ("last", "best"))
+        if not callable(self.schedule):
+            mend = "give one such as limbeck.schedules.OneCycle()"
+            raise ConfigError(problem("schedule", f"{self.schedule!r} is no schedule", mend))
+        if not isinstance(self.optimizer, Optimizer):
+            mend = 'give one such as limbeck.Optimizer(name="AdamW", rate=1e-3)'
+            raise ConfigError(problem("optimizer", f"{self.optimizer!r} is no optimizer setting", mend))
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError:
+                wrong = f"{self.device!r} is no device"
+                raise ConfigError(problem("device", wrong, 'give "auto", "cpu" or "cuda"')) from None
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples in one forward pass."""
+        return -(-self.batch_size // self.accumulate)

@@ -1,0 +1,239 @@
+"""The few calls that users make."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck import report
+from limbeck.core.errors import ConfigError, ModelError, nearest, problem
+from limbeck.core.folder import RunFolder
+from limbeck.core.seeds import derive
+from limbeck.core.setting import as_plain
+from limbeck.core.taps import Inputs, Outputs, Reader
+from limbeck.data import Augment, as_source, split
+from limbeck.evaluation import Footprint, Scores, score
+from limbeck.evaluation import footprint as measure_footprint
+from limbeck.evaluation.study import document
+from limbeck.evidence import Measured, arm, describe, footprints, save_student
+from limbeck.member import Job, Result, evaluation, train_member
+from limbeck.objectives import KL, Label, Term, as_objective
+from limbeck.teachers import ModuleTeacher, as_teacher
+from limbeck.train import State, Training
+
+__all__ = ["Run", "distill", "evaluate", "footprint"]
+
+
+@dataclass
+class Run:
+    """What `distill` gives back."""
+
+    student: nn.Module
+    """The trained student: the module that was handed over."""
+    scores: Mapping[str, Mapping[str, Any]]
+    """By model ("student", and "teacher" where there is one): accuracy, macro_f1, nll, ece, agreement, …"""
+    state: State
+    """Steps, epochs, seconds, and what ended the run."""
+    document: Mapping[str, Any]
+    """All of it as plain data, as in `scores.json`."""
+    folder: RunFolder
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the page and return its path. A run without a folder needs `out`, a folder to write into.
+
+        Raises:
+            ConfigError: there is no folder.
+        """
+        if self.folder.path is not None:
+            return report.render(self.folder.path)
+        if out is None:
+            mend = 'name one: run.report("runs/first"), or pass out= to distill'
+            raise ConfigError(problem("report", "this run has no folder", mend))
+        folder = RunFolder(Path(out), self.folder.recipe)
+        for line in self.folder.lines:
+            folder.log(**line)
+        folder.finish(self.document, self.state.seconds)
+        return report.render(Path(out))
+
+
+def distill(
+    student: nn.Module,
+    teacher: Any,
+    *,
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    objective: Term | Sequence[Term] | None = None,
+    epochs: int = 10,
+    batch_size: int = 128,
+    seed: int = 0,
+    out: str | Path | None = None,
+    augment: Augment | None = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    workers: int = 0,
+    progress: bool = True,
+    **training: Any,
+) -> Run:
+    """Train `student` to match `teacher` on `train`, and score both. The teacher is bit-identical afterwards.
+
+    Args:
+        student: any module; it is trained in place. It may return a tensor, tuple, dict, dataclass or a Hugging
+            Face-style output.
+        teacher: any module, or a function from the inputs to logits, or None to train on labels alone (the plain
+            baseline, through the same loop). `limbeck.teacher(...)` gives it its own normalisation, inputs, classes.
+        train: `(X, y)` arrays or tensors, a map-style dataset, a loader, or a dict of columns.
+        val: as `train`; a tenth of `train` when None. Chosen on, never scored as the result when `test` is there.
+        test: as `train`; when None the scores are those on `val`.
+        objective: terms, whose weighted sum is minimised; by default a mix of `KL` and `Label`, or `Label` alone
+            without a teacher.
+        epochs: passes over `train`.
+        batch_size: samples an optimizer step.
+        seed: of shuffling, augmentation, dropout and new heads.
+        out: the run folder. The same call on the same folder goes on where a killed run stopped.
+        augment: cropping, flipping, cutting out and mixing of images, as whole batches.
+        inputs: which columns the student takes; None finds out.
+        outputs: names for what the student returns; None finds out.
+        workers: processes that read a map-style dataset.
+        progress: show a bar where stderr is a terminal.
+        **training: any other field of `limbeck.Training`: optimizer, schedule, clip, precision, patience, …
+
+    Raises:
+        LimbeckError: the input is at fault; the message says where, what, and how to mend it, before training starts.
+    """
+    if not isinstance(student, nn.Module):
+        wrong = f"{type(student).__name__} is no torch.nn.Module"
+        raise ModelError(problem("student", wrong, "give the module that is to be trained"))
+    settings = _training(epochs=epochs, batch_size=batch_size, **training)
+    source = as_source(train, where="train")
+    if val is None:
+        source, held_out = split(source, 0.1, derive(seed, "split"))
+    else:
+        held_out = as_source(val, where="val", classes=source.classes)
+    final = as_source(test, where="test", classes=source.classes) if test is not None else held_out
+    master = None if teacher is None else as_teacher(teacher)
+    terms = as_objective(objective if objective is not None else _default(master))
+    job = Job(
+        student=student,
+        teacher=master,
+        train=source,
+        val=held_out,
+        test=final,
+        objective=terms,
+        training=settings,
+        augment=augment,
+        seed=seed,
+        inputs=inputs,
+        outputs=outputs,
+        workers=workers,
+        show=progress,
+    )
+    folder = RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device)
+    started = time.perf_counter()
+    result = train_member(job, folder)
+    return _finish(job, result, folder, "test" if test is not None else "validation", time.perf_counter() - started)
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    *,
+    teacher: Any = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    workers: int = 0,
+) -> Scores:
+    """Accuracy, recall and F1 (macro and per class), negative log-likelihood and ECE of `model` on `data`.
+
+    With a teacher, also how often the two agree. Nothing is changed: flags and buffers are as before.
+
+    Raises:
+        LimbeckError: the data or the model is at fault.
+    """
+    source = as_source(data, where="data")
+    batches = evaluation(source, workers)
+    reader = Reader(model, inputs=inputs, outputs=outputs)
+    example = next(iter(batches.epoch(0)))
+    reader.probe(example, ("logits",))
+    master = None if teacher is None else as_teacher(teacher)
+    try:
+        if master is not None:
+            master.open(("logits",), example, applied=source.normalize)
+        return score(reader, batches.epoch(0), teacher=master)
+    finally:
+        reader.close()
+        if master is not None:
+            master.close()
+
+
+def footprint(model: nn.Module, example: Any, *, repeats: int = 30, latency: bool = True) -> Footprint:
+    """Parameters, bytes, multiply-accumulates an example, and latency of `model` on `example` (a batch).
+
+    Raises:
+        ModelError: the model cannot be called with the example.
+    """
+    return measure_footprint(model, example, repeats=repeats, latency=latency)
+
+
+def _training(**given: Any) -> Training:
+    known = [f.name for f in fields(Training)]
+    for name in given:
+        if name not in known:
+            raise ConfigError(problem("distill", f"there is no setting {name!r}", nearest(name, known)))
+    return Training(**given)
+
+
+def _default(teacher: Any) -> tuple[Term, ...]:
+    return (Label(),) if teacher is None else (KL(temperature=2.0, weight=0.5), Label(weight=0.5))
+
+
+def _recipe(job: Job) -> dict[str, Any]:
+    """What makes this run this run; a folder refuses any other."""
+    shapes = "".join(f"{name}{tuple(value.shape)}" for name, value in job.student.state_dict().items())
+    return {
+        "student": f"{type(job.student).__qualname__}-{hashlib.sha256(shapes.encode()).hexdigest()[:12]}",
+        "teacher": job.teacher.fingerprint() if job.teacher is not None else None,
+        "data": {"train": job.train.fingerprint(), "val": job.val.fingerprint(), "test": job.test.fingerprint()},
+        "objective": as_plain(job.objective),
+        "training": as_plain(job.training),
+        "augment": as_plain(job.augment),
+        "seed": job.seed,
+    }
+
+
+def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, seconds: float) -> Run:
+    """Put the scores of student and teacher beside each other, and write what a finished run holds."""
+    models: dict[str, Measured] = {"student": (result.student, job.inputs, job.outputs)}
+    arms: dict[str, Any] = {}
+    if isinstance(job.teacher, ModuleTeacher):
+        models = {"teacher": (job.teacher.model, job.teacher.inputs, job.teacher.outputs), **models}
+    measured = footprints(models, job.train)
+    if job.teacher is not None and result.teacher_scores is not None:
+        run = {"seed": job.seed, "scores": dict(result.teacher_scores)}
+        words = describe(job.teacher)
+        arms["teacher"] = arm("teacher", "Teacher", words, runs=[run], footprint=measured.get("teacher"))
+    role = "distilled" if job.teacher is not None else "plain"
+    record = result.record(job.seed)
+    words, size = describe(result.student), measured.get("student")
+    arms["student"] = arm(role, "Student", words, objective=job.objective, runs=[record], footprint=size)
+    said = document(
+        title=folder.path.name if folder.path else "distill",
+        story=f"{describe(result.student)}, trained for {result.state.epoch} epochs "
+        + (f"to match {describe(job.teacher)}." if job.teacher is not None else "on labels alone."),
+        split=split_name,
+        arms=arms,
+        classes=job.train.class_names,
+        notes=result.notes,
+    )
+    if folder.path is not None:
+        save_student(folder.path / "student", result.student, said, {"class": describe(result.student)})
+        folder.finish(said, seconds)
+        report.render(folder.path)
+    scores = {name: entry["runs"][0]["scores"] for name, entry in arms.items()}
+    return Run(result.student, scores, result.state, said, folder)

@@ -1,0 +1,73 @@
+"""Imports point down, and the layers that must not know torch don't."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2] / "src" / "limbeck"
+PARTS = {"core", "objectives", "metrics", "data", "models", "report"}
+MAY_IMPORT = {
+    "core": set(),
+    "objectives": set(),
+    "metrics": set(),
+    "data": set(),
+    "models": set(),
+    "report": set(),
+    "teachers": {"targets"},
+    "train": {"objectives"},
+    "evaluation": {"metrics"},
+    "export": {"compress"},
+    "functional": {"objectives"},
+    "evidence": {"data", "evaluation", "export", "objectives", "report", "teachers"},
+    "member": {"data", "evaluation", "objectives", "teachers", "train"},
+    "workflow": {"data", "evaluation", "evidence", "export", "member", "objectives", "report", "teachers", "train"},
+    "recipes": {
+        "data", "evaluation", "evidence", "export", "member", "models", "objectives", "report", "teachers", "train",
+    },
+    "catalog": {"data", "models", "objectives", "recipes"},
+    "cli": {"catalog", "recipes", "report", "workflow"},
+}  # fmt: skip
+
+
+def imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: write `from limbeck.x import y`, not a relative import"
+            names = [f"limbeck.{a.name}" for a in node.names] if node.module == "limbeck" else [node.module or ""]
+        else:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        yield from (name.split(".")[1] for name in names if name.startswith("limbeck."))
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_imports_point_down():
+    files = [file for file in ROOT.rglob("*.py") if part_of(file) != "__init__"]
+    assert len(files) > 40
+    wrong = [
+        f"{file.relative_to(ROOT)} imports limbeck.{to}"
+        for file in files
+        for to in imported(file)
+        if to not in MAY_IMPORT[part_of(file)] | {"core", part_of(file)}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_report_needs_no_torch():
+    code = "import sys, limbeck.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_file_is_long_and_no_function_is_longer_than_the_loop():
+    for file in ROOT.rglob("*.py"):
+        text = file.read_text()
+        assert len(text.splitlines()) <= 400, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.name != "fit":
+                body = node.body[1:] if isinstance(node.body[0], ast.Expr) else node.body
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+                assert lines <= 60, f"{file}: {node.name} has {lines} lines"

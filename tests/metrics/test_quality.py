@@ -1,0 +1,116 @@
+"""Oracle: scikit-learn over the classes present, and hand counts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from limbeck.core.errors import DataError, ModelError, ShapeError
+from limbeck.metrics.quality import (
+    accuracy,
+    f1_per_class,
+    macro_f1,
+    macro_recall,
+    negative_log_likelihood,
+    negative_log_likelihood_per_sample,
+    recall_per_class,
+)
+
+CLASSES = 5
+pairs = st.lists(
+    st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=40
+)  # often with absent classes, often with one class only
+
+
+@settings(deadline=None)
+@given(pairs)
+def test_counts_equal_sklearn_over_the_classes_present(rows):
+    predicted, labels = (list(column) for column in zip(*rows, strict=True))
+    p, y = torch.tensor(predicted), torch.tensor(labels)
+    present = sorted(set(labels))
+    same = {"labels": present, "average": "macro", "zero_division": 0}
+    assert accuracy(p, y) == pytest.approx(sk.accuracy_score(labels, predicted), abs=1e-12)
+    assert macro_recall(p, y, num_classes=CLASSES) == pytest.approx(
+        sk.recall_score(labels, predicted, **same), abs=1e-12
+    )
+    assert macro_f1(p, y, num_classes=CLASSES) == pytest.approx(sk.f1_score(labels, predicted, **same), abs=1e-12)
+    each = {"labels": present, "average": None, "zero_division": 0}
+    recall, f1 = recall_per_class(p, y, num_classes=CLASSES), f1_per_class(p, y, num_classes=CLASSES)
+    np.testing.assert_allclose([recall[c] for c in present], sk.recall_score(labels, predicted, **each), atol=1e-12)
+    np.testing.assert_allclose([f1[c] for c in present], sk.f1_score(labels, predicted, **each), atol=1e-12)
+    absent = set(range(CLASSES)) - set(present)
+    assert all(math.isnan(recall[c]) and math.isnan(f1[c]) for c in absent)
+
+
+@settings(deadline=None)
+@given(pairs, st.integers(1, 20))
+def test_unlabelled_samples_change_nothing(rows, extra):
+    predicted, labels = (list(column) for column in zip(*rows, strict=True))
+    p, y = torch.tensor(predicted), torch.tensor(labels)
+    more_p, more_y = torch.cat([p, torch.zeros(extra, dtype=p.dtype)]), torch.cat([y, torch.full((extra,), -1)])
+    assert accuracy(more_p, more_y) == accuracy(p, y)
+    assert f1_per_class(more_p, more_y, num_classes=CLASSES) == f1_per_class(p, y, num_classes=CLASSES)
+    assert recall_per_class(more_p, more_y, num_classes=CLASSES) == recall_per_class(p, y, num_classes=CLASSES)
+
+
+def test_perfect_and_worst():
+    y = torch.tensor([0, 1, 2, 1])
+    worst = (y + 1) % 3
+    assert accuracy(y, y) == macro_recall(y, y, num_classes=3) == macro_f1(y, y, num_classes=3) == 1.0
+    assert accuracy(worst, y) == macro_recall(worst, y, num_classes=3) == macro_f1(worst, y, num_classes=3) == 0.0
+
+
+def test_negative_log_likelihood_equals_sklearn_and_the_uniform_closed_form():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, CLASSES)) * 3, rng.integers(0, CLASSES, 50)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    value = negative_log_likelihood(torch.tensor(logits), torch.tensor(labels))
+    assert value == pytest.approx(sk.log_loss(labels, p, labels=range(CLASSES)), abs=1e-12)
+    assert negative_log_likelihood(torch.zeros(3, 7), torch.tensor([0, 6, -1])) == pytest.approx(math.log(7), abs=1e-12)
+
+
+def test_negative_log_likelihood_stays_finite_at_huge_logits_and_skips_the_unlabelled():
+    logits = torch.tensor([[1e4, -1e4], [1e4, -1e4], [0.0, 0.0]])
+    each = negative_log_likelihood_per_sample(logits, torch.tensor([0, 1, -1]))
+    assert each.dtype == torch.float64
+    assert each.tolist() == [0.0, 2e4]
+
+
+def test_a_masked_class_is_allowed_and_costs_nothing():
+    logits = torch.tensor([[0.0, 0.0, -math.inf]])
+    assert negative_log_likelihood(logits, torch.tensor([0])) == pytest.approx(math.log(2), abs=1e-12)
+    assert negative_log_likelihood(logits, torch.tensor([2])) == math.inf
+
+
+@pytest.mark.parametrize("row", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])
+def test_logits_without_probabilities_are_refused(row):
+    with pytest.raises(ModelError, match="1 of 2 samples are NaN or infinite"):
+        negative_log_likelihood(torch.tensor([[0.0, 1.0], row]), torch.tensor([0, 1]))
+
+
+def test_what_cannot_be_scored_is_refused():
+    y = torch.tensor([-1, -1])
+    for f in (accuracy, lambda p, q: macro_f1(p, q, num_classes=2), lambda p, q: macro_recall(p, q, num_classes=2)):
+        with pytest.raises(DataError, match="no sample is labelled"):
+            f(torch.tensor([0, 1]), y)
+    with pytest.raises(DataError, match="no sample is labelled"):
+        negative_log_likelihood(torch.zeros(2, 3), y)
+    with pytest.raises(DataError, match="label 3 does not fit 3 classes"):
+        negative_log_likelihood(torch.zeros(2, 3), torch.tensor([0, 3]))
+    with pytest.raises(DataError, match="label -2"):
+        macro_recall(torch.tensor([0]), torch.tensor([-2]), num_classes=3)
+    with pytest.raises(DataError, match="whole-number"):
+        macro_recall(torch.tensor([0]), torch.tensor([0.0]), num_classes=3)
+    with pytest.raises(ShapeError):
+        accuracy(torch.tensor([0, 1]), torch.tensor([0]))
+    with pytest.raises(ModelError, match=r"\[samples, classes\]"):
+        negative_log_likelihood(torch.zeros(2, 3, 4), torch.tensor([0, 1]))
+
+
+def test_small_integer_labels_do_not_wrap_around():
+    assert accuracy(torch.tensor([0, 255]), torch.tensor([0, 255], dtype=torch.uint8)) == 1.0
+    assert macro_recall(torch.tensor([1]), torch.tensor([1], dtype=torch.uint8), num_classes=2) == 1.0

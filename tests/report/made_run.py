@@ -1,0 +1,106 @@
+"""A made-up run, complete in every section."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from pathlib import Path
+from typing import Any
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+ARMS = {"teacher": 0.760, "plain": 0.720, "model": 0.736, "knowledge": 0.733}
+
+
+def one(rng: random.Random, name: str, accuracy: float) -> dict[str, Any]:
+    recalls = [min(1.0, max(0.0, accuracy + 0.18 * math.sin(2.1 * i) + rng.gauss(0, 0.01))) for i in range(10)]
+    found: dict[str, Any] = {
+        "accuracy": accuracy, "macro_recall": accuracy - 0.001, "macro_f1": accuracy - 0.004, "nll": 1.5 - accuracy,
+        "ece": 0.11 - accuracy / 10, "recall_per_class": recalls, "f1_per_class": recalls, "samples": 10000,
+    }  # fmt: skip
+    if name != "teacher":
+        found |= {"agreement": accuracy + 0.06, "teacher_kl": 0.9 - accuracy}
+    return found
+
+
+def scores() -> dict[str, Any]:
+    rng = random.Random(0)
+    arms: dict[str, Any] = {}
+    labels = {"teacher": "Teacher", "plain": "Student alone", "model": "Distilled (outputs)",
+              "knowledge": "Distilled (outputs and layers)"}  # fmt: skip
+    for name, accuracy in ARMS.items():
+        small = name != "teacher"
+        runs = [
+            {"seed": seed, "scores": one(rng, name, accuracy + 0.003 * (seed - 1)),
+             "validation": one(rng, name, accuracy + 0.003 * (seed - 1) + 0.004), "epochs": 10, "steps": 4500,
+             "seconds": 63.1, "stopped_by": "epochs"}
+            for seed in ([0, 1, 2] if small else [1])
+        ]  # fmt: skip
+        arms[name] = {
+            "role": {"teacher": "teacher", "plain": "plain"}.get(name, "distilled"), "label": labels[name],
+            "describe": f"Conv(channels={(16, 32) if small else (32, 64)})",
+            "objective": {"plain": ["label, weight 1"], "teacher": ["label, weight 1"],
+                          "model": ["KL at temperature 4, weight 0.9", "label, weight 0.1"],
+                          "knowledge": ["KL at temperature 4, weight 0.9", "label, weight 0.1", "hint"]}[name],
+            "runs": runs,
+            "footprint": {"parameters": 16900 if small else 60362, "trainable": 16900 if small else 60362,
+                          "bytes": 67600 if small else 241448, "macs": 1500000 if small else 5600000,
+                          "latency": {"p50": 0.0005 if small else 0.0012, "p10": 0.00045 if small else 0.0011,
+                                      "p90": 0.0007 if small else 0.0015, "batch": 1, "threads": 2, "repeats": 30}},
+        }  # fmt: skip
+    summary: dict[str, Any] = {}
+    for name, arm in arms.items():
+        keys = [key for key, value in arm["runs"][0]["scores"].items() if isinstance(value, float)]
+        summary[name] = {}
+        for key in keys:
+            values = [run["scores"][key] for run in arm["runs"]]
+            sd = statistics.stdev(values) if len(values) > 1 else None
+            summary[name][key] = {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}
+
+    def compared(arm: str, metric: str, mean: float, half: float, verdict: str) -> dict[str, Any]:
+        return {"arm": arm, "baseline": "plain", "metric": metric, "mean": mean, "low": mean - half,
+                "high": mean + half, "level": 0.95, "n": 3, "verdict": verdict}  # fmt: skip
+
+    return {
+        "format": 1, "title": "cifar10-conv", "split": "test", "samples": 10000, "classes": CLASSES,
+        "story": "A small convolutional network learns from one with four times its parameters.\nThree seeds each.",
+        "baseline": "plain", "complete": True, "arms": arms, "summary": summary,
+        "comparisons": [
+            compared("model", "accuracy", 0.016, 0.005, "better"),
+            compared("knowledge", "accuracy", 0.013, 0.004, "better"),
+            compared("model", "nll", -0.016, 0.012, "better"),
+            compared("knowledge", "nll", 0.004, 0.011, "no clear difference"),
+            compared("model", "ece", 0.006, 0.004, "worse"),
+            compared("knowledge", "ece", -0.0013, 0.004, "no clear difference"),
+        ],
+        "notes": ["The teacher was trained with one seed, so its own spread is not known."],
+    }  # fmt: skip
+
+
+def metrics(*, epochs: int = 10, logged: int = 45, seeds: int = 3) -> list[dict[str, Any]]:
+    rng, lines = random.Random(1), []
+    parts = {"teacher": ["label"], "plain": ["label"], "model": ["kl", "label"], "knowledge": ["kl", "label", "hint"]}
+    for name, best in ARMS.items():
+        for seed in range(1 if name == "teacher" else seeds):
+            for step in range(1, epochs * logged + 1):
+                level = 0.6 + 1.7 * math.exp(-3 * step / (epochs * logged)) + rng.gauss(0, 0.05)
+                terms = {term: level * (1 + i / 2) for i, term in enumerate(parts[name])}
+                lines.append({"kind": "step", "arm": name, "seed": seed, "step": 10 * step, "epoch": 1 + step // logged,
+                              "loss": level, "terms": terms, "rate": 0.05, "seconds": 1.0})  # fmt: skip
+                if step % logged == 0:
+                    epoch = step // logged
+                    value = best * (1 - 0.5 * math.exp(-epoch / 2.5)) + rng.gauss(0, 0.004)
+                    lines.append({"kind": "epoch", "arm": name, "seed": seed, "epoch": epoch, "step": 10 * step,
+                                  "validation": {"accuracy": value, "nll": 1.55 - value}})  # fmt: skip
+    return lines
+
+
+def write(folder: Path, found: dict[str, Any] | None, recorded: list[dict[str, Any]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if found is not None:
+        (folder / "scores.json").write_text(json.dumps(found), encoding="utf-8")
+    if recorded:
+        text = "".join(json.dumps(line) + "\n" for line in recorded)
+        (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    return folder
