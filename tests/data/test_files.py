@@ -175,7 +175,10 @@ def test_torchvision_sets_are_read_by_name(monkeypatch, tmp_path):
     assert train.image
     assert train.class_names == ("even", "odd")
     assert test.fetch(torch.tensor([0]))["x"].shape == (1, 4, 4, 1)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="Dataset not found"):
+        Npz(torchvision="FakeDigits", path=str(tmp_path / "empty")).load()
+    with pytest.raises(DataError, match="there is no such file"):  # a path that is no folder means an npz file
         Npz(torchvision="FakeDigits", path="elsewhere").load()
     with pytest.raises(ConfigError, match="did you mean 'FakeDigits'"):
         Npz(torchvision="FakeDigit").load()

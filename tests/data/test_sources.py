@@ -234,6 +234,17 @@ def test_fingerprints_follow_content():
     assert as_source(Pairs()).fingerprint() == as_source(Pairs()).fingerprint() != as_source(Pairs(X + 1)).fingerprint()
 
 
+def test_a_datasets_own_words_count_in_its_fingerprint_and_its_address_does_not():
+    class Worded(Pairs):
+        def __repr__(self):
+            return f"Worded({self.said}) at {id(self):#x}"
+
+    first, second, other = Worded(), Worded(), Worded()
+    first.said, second.said, other.said = "crop", "crop", "flip"
+    one, same, another = (as_source(dataset).fingerprint() for dataset in (first, second, other))
+    assert one == same != another
+
+
 def test_a_source_keeps_its_own_normalisation():
     norm = Normalize(mean=(0.0,), std=(1.0,))
     source = ArraySource((X, Y), normalize=norm)

@@ -158,7 +158,7 @@ def from_loader(loader: torch_data.DataLoader[Any], **settings: Any) -> Source:
     if isinstance(loader.dataset, torch_data.IterableDataset):
         raise DataError(problem(where, "the loader reads an IterableDataset, which has no stable ids", STREAM_MEND))
     mend = "give the dataset itself, or `torch.utils.data.Subset(dataset, indices)` to choose samples"
-    if loader.batch_size is None or type(loader.batch_sampler) is not torch_data.BatchSampler:
+    if type(loader.batch_sampler) is not torch_data.BatchSampler:
         raise DataError(problem(where, "the loader makes its batches by a rule of its own, which would be lost", mend))
     plain_collate = loader.collate_fn is torch_data.default_collate
     collate = None if plain_collate else loader.collate_fn

@@ -88,7 +88,7 @@ class Npz:
     Keys: `train_images train_labels test_images test_labels`, or `x_train y_train x_test y_test`; optional
     `val_images val_labels` (`x_val y_val`) and `label_names`. Without them `val` samples (a count, or a share) are held
     out of train. `limit` keeps that many training samples, a larger limit holding the smaller one's.
-    `torchvision` names a class such as "CIFAR10", whose root is `path`.
+    `torchvision` names a class such as "CIFAR10"; it is used where `path` is None or a folder, which is then its root.
     """
 
     kind: Literal["npz"] = "npz"
@@ -117,7 +117,7 @@ class Npz:
             DataError: the file is missing, damaged, or its arrays do not fit together.
             ExtraError: `torchvision` is set and not installed.
         """
-        if self.torchvision is not None:
+        if self.torchvision is not None and (self.path is None or Path(self.path).is_dir()):
             where, arrays = self.torchvision, _torchvision(self.torchvision, self.path or "data", self.download)
         else:
             where, arrays = str(self.path), _read_npz(Path(str(self.path)))
@@ -225,7 +225,9 @@ def _pick_keys(arrays: Arrays, where: str) -> dict[str, str]:
 
 
 def _torchvision(name: str, root: str, download: bool) -> dict[str, np.ndarray[Any, Any]]:
-    datasets = need("torchvision.datasets", extra="images", why=f"the data set {name!r}")
+    datasets = need(
+        "torchvision.datasets", extra="torchvision", why=f"the data set {name!r}; or set data.path to an npz file"
+    )
     maker = getattr(datasets, name, None)
     if maker is None:
         raise ConfigError(problem("npz", f"torchvision has no data set {name!r}", nearest(name, vars(datasets))))

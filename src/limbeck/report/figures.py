@@ -82,17 +82,17 @@ def interval_figures(scores: Mapping[str, Any]) -> list[Figure]:
 
 
 def validation_figures(scores: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """Validation metrics by epoch, all arms in one chart: the headline metric and the likelihood where recorded."""
+    """Validation metrics of each epoch, by step, all arms in one chart: the headline metric and the likelihood."""
     epochs = [record for record in records if record.get("kind") == "epoch"]
     found = dict.fromkeys(str(key) for record in epochs for key in mapping(record.get("validation")))
     wanted = [column for column in _described(scores, found) if column.key in found][:2]
     share = _points(epochs, len(wanted))
     drawn = []
     for column in wanted:
-        lines = _lines(scores, epochs, "epoch", ("validation", column.key))
-        svg = charts.line_chart(lines, title=f"Validation {column.label} by epoch",
+        lines = _lines(scores, epochs, "step", ("validation", column.key))
+        svg = charts.line_chart(lines, title=f"Validation {column.label} by step",
                                 fraction=column.unit == "fraction", points=share)  # fmt: skip
-        drawn.append(Figure(f"Validation {_small(column.label)} by epoch {column.arrow}".strip(), svg, _legend(lines)))
+        drawn.append(Figure(f"Validation {_small(column.label)} by step {column.arrow}".strip(), svg, _legend(lines)))
     return [figure for figure in drawn if figure.svg]
 
 
