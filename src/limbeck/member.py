@@ -53,6 +53,7 @@ class Job:
     outputs: Outputs = None
     workers: int = 0
     show: bool = True
+    score_teacher: bool = False
 
 
 @dataclass
@@ -253,7 +254,7 @@ class _Session:
         return Result(self.job.student, scores, self.validation or dict(self._score(self.job.val)), self.state, taught)
 
     def _teacher_scores(self) -> Mapping[str, Any] | None:
-        if self.job.teacher is None:
+        if self.job.teacher is None or not self.job.score_teacher:
             return None
         return dict(score(self.job.teacher, _on_device(evaluation(self.job.test, self.job.workers), self.engine)))
 

@@ -133,6 +133,7 @@ def distill(
         outputs=outputs,
         workers=workers,
         show=progress,
+        score_teacher=True,
     )
     folder = RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device)
     started = time.perf_counter()

@@ -25,10 +25,8 @@ def save_model(folder: Path, model: nn.Module, *, lineage: Mapping[str, Any], ca
     try:
         folder.mkdir(parents=True, exist_ok=True)
         work = folder / ".model.safetensors"
-        contiguous = {name: value.contiguous() for name, value in model.state_dict().items()}
-        if any(not value.is_contiguous() for value in model.state_dict().values()):
-            model.load_state_dict(contiguous, assign=True)
-        write_model(model, str(work))
+        write_model(model, str(work))  # makes contiguous copies itself, and leaves the model's layout alone
+        work.chmod(0o644)
         work.replace(folder / "model.safetensors")
     except OSError as error:
         mend = "choose a folder that can be written, with enough space"

@@ -20,7 +20,15 @@ _IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 def cifar10_conv() -> Recipe:
     """Two 3x3 convolutions of 32 and 64 channels teach two of 16 and 32, in both forms of distillation."""
-    training = Training(epochs=10, batch_size=100, optimizer=Optimizer(rate=0.1), schedule=OneCycle(), clip=1.0)
+    training = Training(
+        epochs=10,
+        batch_size=100,
+        optimizer=Optimizer(rate=0.1),
+        schedule=OneCycle(),
+        clip=1.0,
+        precision="bfloat16",
+        channels_last=True,
+    )
     return Recipe(
         title="cifar10-conv",
         story=(
@@ -33,18 +41,18 @@ def cifar10_conv() -> Recipe:
         student=Conv(channels=(16, 32)),
         arms={
             "plain": Arm(label="Plain student", objective=(Label(),)),
-            "model": Arm(label="Model distillation", objective=(KL(temperature=2.0, weight=0.9), Label(weight=0.1))),
+            "model": Arm(label="Model distillation", objective=(KL(temperature=2.0, weight=0.5), Label(weight=0.5))),
             "knowledge": Arm(
                 label="Knowledge distillation",
                 objective=(
-                    KL(temperature=2.0, weight=0.9),
-                    Label(weight=0.1),
-                    Hint(student="pool2", teacher="pool2", weight=1.0),
+                    KL(temperature=2.0, weight=0.5),
+                    Label(weight=0.5),
+                    Hint(student="pool2", teacher="pool2", weight=6.0),
                 ),
             ),
         },
         training=training,
-        augment=Augment(crop=4, flip=True),
+        augment=Augment(flip=True),
         seeds=3,
     )
 

@@ -91,7 +91,7 @@ class ModuleTeacher:
             own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
         paths = {path for path, _ in own.named_modules() if path}
         taps = [name for name in names if name.partition("@")[0] in paths]
-        self._reader = Reader(own, taps=taps, inputs=self.inputs, outputs=self.outputs, name="teacher")
+        self._reader = Reader(own, taps=taps, inputs=self.inputs, outputs=self.outputs, name="teacher").eval()
         signal = self._reader.probe(renormalized(example, self._step), names)
         if self._index is not None and int(self._index.max()) >= signal["logits"].shape[-1]:
             wrong = f"class {int(self._index.max())} is asked for, the teacher has {signal['logits'].shape[-1]}"
@@ -106,7 +106,7 @@ class ModuleTeacher:
             wrong = f"it cannot be copied ({type(error).__name__}: {error}), so it cannot be kept from changing"
             mend = "pass a function that calls it, e.g. `lambda x: model(x)`, with the model in eval mode"
             raise ModelError(problem("teacher", wrong, mend)) from error
-        return own.eval()
+        return own
 
     def close(self) -> None:
         """Let go of the private copy."""
@@ -118,8 +118,6 @@ class ModuleTeacher:
         if self._reader is None:
             self.open((), batch)
         assert self._reader is not None
-        if self._reader.training:
-            self._reader.eval()
         batch = renormalized(batch, self._step)
         if self._precision is None:
             return pick_classes(self._reader(batch), self._index)
