@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from limbeck.core.check import one_of, same_shape
 from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
-from limbeck.core.types import Named, Needs
+from limbeck.core.types import Named
 from limbeck.objectives.divergence import Reduction, reduce, widened
 from limbeck.objectives.heads import HEAD_FORMS
-from limbeck.objectives.term import HeadRequest, check_weight
+from limbeck.objectives.term import OnLayers, check_weight
 
 __all__ = ["Cosine", "Hint", "cosine", "hint"]
 
@@ -60,20 +60,8 @@ def cosine(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -
     return reduce(value.flatten(1).mean(1) if value.dim() > 1 else value, reduction)
 
 
-def _layer_needs(term: Hint | Cosine) -> Needs:
-    return Needs(frozenset({term.student}), frozenset({term.teacher}))
-
-
-def _layer_heads(term: Hint | Cosine) -> tuple[HeadRequest, ...]:
-    return (HeadRequest(_head_name(term), term.student, term.teacher, term.head),)
-
-
-def _head_name(term: Hint | Cosine) -> str:
-    return f"{term.kind}:{term.student}>{term.teacher}"
-
-
 @setting
-class Hint:
+class Hint(OnLayers):
     """Match an inner layer by squared error, through a projection where the shapes differ. The formula is `hint`."""
 
     student: str
@@ -87,21 +75,13 @@ class Hint:
         check_weight(self.kind, self.weight)
         one_of(f"{self.kind}.head", self.head, HEAD_FORMS)
 
-    def needs(self) -> Needs:
-        """One layer on each side."""
-        return _layer_needs(self)
-
-    def heads(self) -> tuple[HeadRequest, ...]:
-        """One projection from the student's layer to the teacher's shape."""
-        return _layer_heads(self)
-
     def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
         """One value per example."""
-        return hint(student[_head_name(self)], teacher[self.teacher], reduction="none")
+        return hint(student[self.projected], teacher[self.teacher], reduction="none")
 
 
 @setting
-class Cosine:
+class Cosine(OnLayers):
     """Match the direction of an inner layer, through a projection where the shapes differ. The formula is `cosine`."""
 
     student: str
@@ -115,14 +95,6 @@ class Cosine:
         check_weight(self.kind, self.weight)
         one_of(f"{self.kind}.head", self.head, HEAD_FORMS)
 
-    def needs(self) -> Needs:
-        """One layer on each side."""
-        return _layer_needs(self)
-
-    def heads(self) -> tuple[HeadRequest, ...]:
-        """One projection from the student's layer to the teacher's shape."""
-        return _layer_heads(self)
-
     def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
         """One value per example."""
-        return cosine(student[_head_name(self)], teacher[self.teacher], reduction="none")
+        return cosine(student[self.projected], teacher[self.teacher], reduction="none")

@@ -17,7 +17,7 @@ from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
 from limbeck.core.types import Named, Needs
 from limbeck.objectives.divergence import Reduction, Scaling, expected, kl, log_pair, reduce, scale, widened
-from limbeck.objectives.term import Headless, check_weight
+from limbeck.objectives.term import OnOutput, check_weight
 
 __all__ = [
     "KL",
@@ -147,7 +147,7 @@ def _softened(kind: str, weight: Number, temperature: float) -> None:
 
 
 @setting
-class KL(Headless):
+class KL(OnOutput):
     """Match the teacher's soft answers. The formula is `kl`."""
 
     kind: Literal["kl"] = "kl"
@@ -159,17 +159,13 @@ class KL(Headless):
         """Refuse impossible settings."""
         _softened(self.kind, self.weight, self.temperature)
 
-    def needs(self) -> Needs:
-        """The named output on both sides."""
-        return Needs(frozenset({self.on}), frozenset({self.on}))
-
     def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002 - all terms share a form
         """One value per example."""
         return kl(student[self.on], teacher[self.on], temperature=self.temperature, reduction="none")
 
 
 @setting
-class SoftCrossEntropy(Headless):
+class SoftCrossEntropy(OnOutput):
     """Match the teacher's soft answers by cross-entropy. The formula is `soft_cross_entropy`."""
 
     kind: Literal["soft_cross_entropy"] = "soft_cross_entropy"
@@ -181,17 +177,13 @@ class SoftCrossEntropy(Headless):
         """Refuse impossible settings."""
         _softened(self.kind, self.weight, self.temperature)
 
-    def needs(self) -> Needs:
-        """The named output on both sides."""
-        return Needs(frozenset({self.on}), frozenset({self.on}))
-
     def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
         """One value per example."""
         return soft_cross_entropy(student[self.on], teacher[self.on], temperature=self.temperature, reduction="none")
 
 
 @setting
-class MSELogits(Headless):
+class MSELogits(OnOutput):
     """Match the teacher's logits number by number. The formula is `mse_logits`."""
 
     kind: Literal["mse_logits"] = "mse_logits"
@@ -202,17 +194,13 @@ class MSELogits(Headless):
         """Refuse impossible settings."""
         check_weight(self.kind, self.weight)
 
-    def needs(self) -> Needs:
-        """The named output on both sides."""
-        return Needs(frozenset({self.on}), frozenset({self.on}))
-
     def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
         """One value per example."""
         return mse_logits(student[self.on], teacher[self.on], reduction="none")
 
 
 @setting
-class MSEProbabilities(Headless):
+class MSEProbabilities(OnOutput):
     """Match the teacher's probabilities by squared error. The formula is `mse_probabilities`."""
 
     kind: Literal["mse_probabilities"] = "mse_probabilities"
@@ -224,17 +212,13 @@ class MSEProbabilities(Headless):
         """Refuse impossible settings."""
         _softened(self.kind, self.weight, self.temperature)
 
-    def needs(self) -> Needs:
-        """The named output on both sides."""
-        return Needs(frozenset({self.on}), frozenset({self.on}))
-
     def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
         """One value per example."""
         return mse_probabilities(student[self.on], teacher[self.on], temperature=self.temperature, reduction="none")
 
 
 @setting
-class Label(Headless):
+class Label(OnOutput):
     """Match the true labels. The formula is `label_cross_entropy`."""
 
     kind: Literal["label"] = "label"

@@ -11,7 +11,7 @@ from limbeck.core.errors import ConfigError, problem
 from limbeck.core.schedules import Number
 from limbeck.core.types import Named, Needs
 
-__all__ = ["HeadRequest", "Headless", "Term", "check_weight"]
+__all__ = ["HeadRequest", "OnLayers", "OnOutput", "Term", "check_weight"]
 
 
 class HeadRequest(NamedTuple):
@@ -49,14 +49,42 @@ class Term(Protocol):
         ...
 
 
-class Headless:
-    """For terms that compare named outputs as they are."""
+class OnOutput:
+    """For terms that compare the named output `on` of both sides as it is."""
 
     __slots__ = ()
+    on: str
+
+    def needs(self) -> Needs:
+        """The named output on both sides."""
+        return Needs(frozenset({self.on}), frozenset({self.on}))
 
     def heads(self) -> tuple[HeadRequest, ...]:
         """No projection."""
         return ()
+
+
+class OnLayers:
+    """For terms that compare the layer `student` with the layer `teacher` through a projection of the form `head`."""
+
+    __slots__ = ()
+    kind: str
+    student: str
+    teacher: str
+    head: str
+
+    def needs(self) -> Needs:
+        """One layer on each side."""
+        return Needs(frozenset({self.student}), frozenset({self.teacher}))
+
+    def heads(self) -> tuple[HeadRequest, ...]:
+        """One projection from the student's layer to the teacher's shape."""
+        return (HeadRequest(self.projected, self.student, self.teacher, self.head),)
+
+    @property
+    def projected(self) -> str:
+        """The name under which the student's signal holds the projected layer."""
+        return f"{self.kind}:{self.student}>{self.teacher}"
 
 
 def check_weight(kind: str, weight: Number) -> None:
