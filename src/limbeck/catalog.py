@@ -37,15 +37,16 @@ def describe(name: str, changes: Sequence[str] = ()) -> str:
     Raises:
         ConfigError: nothing has that name.
     """
-    for family, table in TABLES().items():
-        if family != "recipes" and name in table:
+    # A recipe comes first: `show NAME > mine.yaml` is how one's own begins, and data may have the same name.
+    if name in RECIPES or name.endswith((".yaml", ".yml")):
+        return show(find(name, changes))
+    for table in TABLES().values():
+        if name in table:
             thing = table[name]
             fields = {f.name: _default(f) for f in dataclasses.fields(thing)}  # type: ignore[arg-type]
             settings = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
             return f"{inspect.getdoc(thing)}\n\n{settings}"
-    if name in RECIPES or name.endswith((".yaml", ".yml")):
-        return show(find(name, changes))
-    known = [key for table in TABLES().values() for key in table]
+    known = {key for table in TABLES().values() for key in table}
     raise ConfigError(problem("show", f"nothing is called {name!r}, and it is no run folder", nearest(name, known)))
 
 

@@ -23,6 +23,7 @@ app = typer.Typer(
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
 ]
+_ENDED: dict[object, str] = {130: "interrupted", 143: "terminated"}
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; the same folder goes on where a run stopped.")]
 
 
@@ -87,10 +88,9 @@ def report(folder: Path) -> None:
 
 
 def _scores(folder: Path) -> dict[str, object]:
-    from limbeck.core.records import read_json  # noqa: PLC0415
+    from limbeck.core.records import read_object  # noqa: PLC0415
 
-    scores: dict[str, object] = read_json(folder / "scores.json")
-    return scores
+    return read_object(folder / "scores.json")
 
 
 def _tell(document: dict[str, object]) -> None:
@@ -115,6 +115,9 @@ def main() -> None:
     except LimbeckError as error:
         typer.echo(f"limbeck: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("limbeck: interrupted. What was done is saved; the same command goes on from there.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        # typer turns Ctrl-C into exit code 130 before it gets here; a run that was asked to end leaves with 143.
+        if end.code in _ENDED:
+            said = f"limbeck: {_ENDED[end.code]}. What was done is saved; the same command goes on from there."
+            typer.echo(said, err=True)
+        raise

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from limbeck.core.errors import ConfigError, DataError, ModelError, problem
+from limbeck.core.errors import CheckpointError, ConfigError, DataError, ModelError, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.progress import bar
-from limbeck.core.records import StepRecord, read_json, write_json
+from limbeck.core.records import StepRecord, read_object, write_json
 from limbeck.core.seeds import derive, seed_everything
 from limbeck.core.taps import Inputs, Outputs
 from limbeck.core.types import Named
@@ -29,9 +29,11 @@ from limbeck.train import Engine, State, Student, Training, checkpoint, combine,
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
 
-__all__ = ["Job", "Result", "evaluation", "train_member"]
+__all__ = ["Job", "Result", "check", "evaluation", "train_member"]
 
 _EVALUATION_BATCH = 500
+_DONE = ("scores", "validation", "teacher", "state")
+"""What a finished member writes down."""
 
 
 @dataclass(frozen=True)
@@ -92,34 +94,51 @@ def train_member(job: Job, folder: RunFolder) -> Result:
         LimbeckError: the input is at fault; all that can be checked is checked before the first step.
         KeyboardInterrupt: Ctrl-C, after the step was finished and saved.
     """
-    _check(job)
     home = folder.checkpoints(job.folder_name, job.seed)
     seed_everything(derive(job.seed, "train"))
     with ExitStack() as stack:
-        engine = Engine(device=job.training.device, precision=job.training.precision)
-        batches, example = _batches(job, engine)
-        names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
-        answers: Named = {}
-        if job.teacher is not None:
-            answers = job.teacher.open(
-                names,
-                example,
-                applied=job.train.normalize,
-                device=engine.device,
-                precision=engine.half,
-                channels_last=job.training.channels_last,
-            )
-            stack.callback(job.teacher.close)
-        if job.training.channels_last:
-            job.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
-        job.student.to(engine.device)
-        student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
-        stack.callback(student.close)
-        _dry_run(job, student, answers, example)
+        engine, batches, student = _ready(job, stack)
         session = _Session(job, folder, home, engine, student)
         if home is not None and (home / "done.json").exists():
-            return session.reread(read_json(home / "done.json"))
+            return session.reread(read_object(home / "done.json", *_DONE))
         return session.run(batches)
+
+
+def check(job: Job) -> None:
+    """Refuse what cannot be trained, at the cost of two samples through the models, before anything is written.
+
+    Raises:
+        LimbeckError: the input is at fault.
+    """
+    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        _, _, student = _ready(job, stack)
+        job.training.optimizer.build(student)
+
+
+def _ready(job: Job, stack: ExitStack) -> tuple[Engine, Batches, Student]:
+    """All that a training needs, tried once; the stack closes it."""
+    _check(job)
+    engine = Engine(device=job.training.device, precision=job.training.precision)
+    batches, example = _batches(job, engine)
+    names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
+    answers: Named = {}
+    if job.teacher is not None:
+        answers = job.teacher.open(
+            names,
+            example,
+            applied=job.train.normalize,
+            device=engine.device,
+            precision=engine.half,
+            channels_last=job.training.channels_last,
+        )
+        stack.callback(job.teacher.close)
+    if job.training.channels_last:
+        job.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+    job.student.to(engine.device)
+    student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
+    stack.callback(student.close)
+    _dry_run(job, student, answers, example)
+    return engine, batches, student
 
 
 class _Session:
@@ -267,7 +286,11 @@ class _Session:
         checkpoint.load(last, self.student)
         if self.job.training.keep == "best":
             self._restore_best()
-        state = State(**done["state"])
+        try:
+            state = State(**done["state"])
+        except TypeError as error:
+            wrong = f"is damaged: its state is no state ({error})"
+            raise CheckpointError(problem(f"{self.home}/done.json", wrong, "delete it and run again")) from None
         return Result(self.job.student, done["scores"], done["validation"], state, done["teacher"])
 
 

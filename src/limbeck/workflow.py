@@ -22,7 +22,7 @@ from limbeck.evaluation import Footprint, Scores, score
 from limbeck.evaluation import footprint as measure_footprint
 from limbeck.evaluation.study import document
 from limbeck.evidence import Measured, arm, describe, footprints, save_student
-from limbeck.member import Job, Result, evaluation, train_member
+from limbeck.member import Job, Result, check, evaluation, train_member
 from limbeck.objectives import KL, Label, Term, as_objective
 from limbeck.teachers import ModuleTeacher, as_teacher
 from limbeck.train import State, Training
@@ -135,6 +135,7 @@ def distill(
         show=progress,
         score_teacher=True,
     )
+    check(job)  # before the folder is made: what is corrected after a refusal would belong to another run
     folder = RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device)
     started = time.perf_counter()
     result = train_member(job, folder)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from limbeck.core.errors import CheckpointError, problem
 
-__all__ = ["StepRecord", "append_line", "read_json", "read_lines", "write_json", "write_text"]
+__all__ = ["StepRecord", "append_line", "read_json", "read_lines", "read_object", "write_json", "write_text"]
 
 
 class StepRecord(NamedTuple):
@@ -78,19 +78,53 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_object(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a JSON object that has the needed keys.
+
+    Raises:
+        CheckpointError: the file is missing, is not JSON, or holds something else.
+    """
+    found = read_json(path)
+    lacks = [key for key in needed if key not in found] if isinstance(found, dict) else []
+    if not isinstance(found, dict) or lacks:
+        wrong = f"is damaged: it has no {lacks[0]!r}" if lacks else f"is damaged: it holds a {type(found).__name__}"
+        raise CheckpointError(problem(str(path), wrong, "restore it, or delete it and run again"))
+    return found
+
+
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(value)) + "\n")
+    """Append one JSON line.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(value)) + "\n")
+    except OSError as error:
+        wrong = f"cannot be written ({error.strerror or error})"
+        mend = "free space there, or make it writable; the same command then goes on"
+        raise CheckpointError(problem(str(path), wrong, mend)) from None
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a file. A last line cut short by a crash is passed over."""
+    """The JSON objects of a file, one a line. A line cut short by a crash is passed over.
+
+    Raises:
+        CheckpointError: the file cannot be read as text.
+    """
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        mend = "restore it, or delete it to do without the curves"
+        raise CheckpointError(problem(str(path), f"is damaged: it cannot be read ({error})", mend)) from None
+    for line in lines:
         with contextlib.suppress(ValueError):
-            yield json.loads(line)
+            found = json.loads(line)
+            if isinstance(found, dict):
+                yield found
 
 
 def _finite(value: Any) -> Any:

@@ -49,7 +49,7 @@ def build(kind: Any, data: Any, where: str) -> Any:
         return pydantic.TypeAdapter(kind).validate_python(data)
     except pydantic.ValidationError as error:
         faults = dict.fromkeys(
-            f"    {_path(fault['loc'])}: {_say(dict(fault))}" for fault in _told_once(error.errors())
+            f"    {_path(fault['loc'], data)}: {_say(dict(fault))}" for fault in _told_once(error.errors())
         )
         raise ConfigError("\n".join([f"{where}: this cannot be read.", *faults, _MEND])) from None
 
@@ -84,12 +84,23 @@ def _told_once(faults: list[Any]) -> list[Any]:
     return list(kept.values())
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc) or "top"
+def _path(loc: tuple[int | str, ...], data: Any) -> str:
+    """The keys as they stand in the file: pydantic puts the kind of a union's member between them."""
+    keys = []
+    for i, part in enumerate(loc):
+        inside = part in data if isinstance(data, Mapping) else isinstance(part, int) and isinstance(data, list | tuple)
+        if inside:
+            data = data[part]
+        elif i < len(loc) - 1 or (isinstance(data, Mapping) and part == data.get("kind")):
+            continue
+        keys.append(str(part))
+    return ".".join(keys) or "top"
 
 
 def _say(fault: dict[str, Any]) -> str:
     said = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "value_error":  # our own message, which has its mend: one line of the list
+        return " ".join(said.removesuffix(".").split()).replace(". To mend: ", "; ")
     if fault["type"] == "union_tag_invalid":
         tag, expected = fault["ctx"]["tag"], fault["ctx"]["expected_tags"].replace("'", "").split(", ")
         said = f"nothing is called {tag!r}; {nearest(tag, expected)}"

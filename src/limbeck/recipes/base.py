@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from limbeck.core.normalize import Normalize
 from limbeck.core.setting import as_plain, build, setting, tagged
 from limbeck.data import SOURCES, Augment
 from limbeck.models import MODELS
-from limbeck.objectives import TERMS
+from limbeck.objectives import TERMS, as_objective
 from limbeck.train import Training
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     AnyTerm = Any
 else:
     AnyData, AnyModel, AnyTerm = tagged(SOURCES), tagged(MODELS), tagged(TERMS)
+
+_TENSORS = "save the network's state_dict() as safetensors, or with torch.save; code in a file is never run"
 
 __all__ = ["Arm", "Master", "Recipe", "override", "read", "show"]
 
@@ -44,6 +47,10 @@ class Arm:
     rate: float | None = None
     epochs: int | None = None
     labelled_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an arm that matches nothing."""
+        as_objective(self.objective)
 
 
 @setting
@@ -121,9 +128,11 @@ def read(text: str, where: str) -> Recipe:
     try:
         plain = yaml.safe_load(text)
     except yaml.constructor.ConstructorError as error:
-        wrong = f"it asks for {error.problem and error.problem.rpartition(' ')[2]}, and recipes hold plain data only"
-        raise ConfigError(problem(where, wrong, "write numbers, words, lists and mappings; no tags")) from None
-    except yaml.YAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        wrong = f"line {line} asks for what recipes do not hold ({error.problem})"
+        mend = "write numbers, words, lists and mappings; no tags, and no lists as keys"
+        raise ConfigError(problem(where, wrong, mend)) from None
+    except (yaml.YAMLError, RecursionError) as error:
         wrong = f"it is not YAML ({' '.join(str(error).split())})"
         raise ConfigError(problem(where, wrong, "correct the line named above")) from None
     if not isinstance(plain, dict):
@@ -187,6 +196,8 @@ def read_weights(path: str, where: str) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, damaged, or holds more than tensors.
     """
+    import warnings  # noqa: PLC0415
+
     import torch  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
 
@@ -197,12 +208,18 @@ def read_weights(path: str, where: str) -> dict[str, Any]:
         )
     try:
         if file.suffix == ".safetensors":
-            tensors: dict[str, Any] = load_file(file)
+            tensors: Any = load_file(file)
         else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # torch warns of foreign pickles on its way to refusing them
+                warnings.simplefilter("ignore")
+                tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise DataError(problem(where, f"{path!r} holds more than tensors, or is damaged", _TENSORS)) from None
     except Exception as error:
-        wrong = f"{path!r} cannot be read ({str(error).splitlines()[0]})"
-        raise DataError(problem(where, wrong, "give safetensors, or a file that holds tensors only")) from None
-    if isinstance(tensors.get("state_dict"), Mapping):
-        tensors = dict(tensors["state_dict"])
+        wrong = f"{path!r} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0].rstrip('.')})"
+        raise DataError(problem(where, wrong, _TENSORS)) from None
+    if isinstance(tensors, Mapping) and isinstance(tensors.get("state_dict"), Mapping):
+        tensors = tensors["state_dict"]
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise DataError(problem(where, f"{path!r} does not hold tensors by name", _TENSORS))
     return {name.removeprefix("module."): value for name, value in tensors.items()}

@@ -21,7 +21,7 @@ from limbeck.data import Source, Splits
 from limbeck.evaluation import Scores, score
 from limbeck.evaluation.study import document
 from limbeck.evidence import arm, footprints, save_student
-from limbeck.member import Job, Result, evaluation, train_member
+from limbeck.member import Job, Result, check, evaluation, train_member
 from limbeck.objectives import Label
 from limbeck.recipes.base import Arm, Recipe, read_weights
 from limbeck.teachers import ModuleTeacher
@@ -58,7 +58,7 @@ def run_recipe(recipe: Recipe, out: str | Path | None, *, say: Say = lambda _: N
     started = time.perf_counter()
     splits = recipe.data.load()
     taught = recipe.teacher.data.load() if recipe.teacher.data is not None else splits
-    _check(recipe, splits)
+    _check(recipe, taught, splits)
     folder = RunFolder(Path(out) if out is not None else None, as_plain(recipe), device=recipe.training.device)
     runs: dict[str, list[dict[str, Any]]] = {"teacher": [], **{name: [] for name in recipe.arms}}
     kept: dict[str, nn.Module] = {}
@@ -82,20 +82,23 @@ def _line(name: str, seed: int, record: Mapping[str, Any]) -> str:
     )
 
 
-def _check(recipe: Recipe, splits: Splits) -> None:
-    """Build everything once, before any work, so that what can't be built is told now."""
+def _check(recipe: Recipe, taught: Splits, splits: Splits) -> None:
+    """Build and try everything once, before any work, so that what can't be built is told now."""
     if not splits.train.classes:
         raise DataError(problem("data", "it has no labels, so there are no classes to tell apart", "give labels"))
     for each in recipe.arms.values():
         needs_teacher = any(term.needs().teacher for term in each.objective)
         if each.labelled_only and needs_teacher and splits.train.labels is None:
             raise DataError(problem("data", "an arm wants labelled samples and there are none", "give labels"))
-        _settings(recipe, each)
-    shape, classes = _shape(splits.train), splits.train.classes
-    recipe.student.build(shape, classes)
-    model = recipe.teacher.model.build(shape, classes)
+    model = _built(recipe.teacher.model, splits.train, recipe.seed, "teacher")
+    teacher = ModuleTeacher(model)
     if recipe.teacher.weights is not None:
         _load(model, recipe.teacher.weights)
+        teacher = ModuleTeacher(model, normalize=recipe.teacher.normalize)
+    else:
+        check(_teacher_job(recipe, model, taught, splits, seed=recipe.seed, show=False))
+    for name in recipe.arms:
+        check(_job(recipe, name, splits, teacher, seed=recipe.seed, show=False))
 
 
 def _shape(source: Source) -> tuple[int, ...]:
@@ -151,7 +154,14 @@ def _teacher(
         _load(model, recipe.teacher.weights)
         teacher = ModuleTeacher(model, normalize=recipe.teacher.normalize)
         return teacher, {"seed": seed, "scores": dict(_loaded_scores(teacher, splits.test))}
-    job = Job(
+    result: Result = train_member(_teacher_job(recipe, model, taught, splits, seed=seed, show=show), folder)
+    return ModuleTeacher(model), result.record(seed)
+
+
+def _teacher_job(
+    recipe: Recipe, model: nn.Module, taught: Splits, splits: Splits, *, seed: int, show: bool
+) -> Job:
+    return Job(
         student=model,
         teacher=None,
         train=taught.train,
@@ -166,8 +176,6 @@ def _teacher(
         workers=recipe.workers,
         show=show,
     )
-    result: Result = train_member(job, folder)
-    return ModuleTeacher(model), result.record(seed)
 
 
 def _loaded_scores(teacher: ModuleTeacher, test: Source) -> Scores:

@@ -12,6 +12,7 @@ from limbeck.core.errors import CheckpointError, problem
 from limbeck.core.setting import build, tagged
 from limbeck.core.taps import Reader
 from limbeck.evaluation import Scores, score
+from limbeck.data import check_labels
 from limbeck.export import load_weights, read_lineage
 from limbeck.member import evaluation
 from limbeck.models import MODELS
@@ -35,7 +36,11 @@ def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
         raise CheckpointError(
             problem(str(folder), wrong, "build it, and fill it with limbeck.load(folder, into=model)")
         )
-    settings = build(tagged(MODELS), base["model"], f"{home / 'lineage.json'}")
+    where = str(home / "lineage.json")
+    settings = build(tagged(MODELS), base["model"], where)
+    if not isinstance(base.get("shape"), list) or not isinstance(base.get("classes"), int):
+        wrong = "is damaged: it does not say the shape of samples and the number of classes"
+        raise CheckpointError(problem(where, wrong, "restore it, or make the run again"))
     return load_weights(home, settings.build(tuple(base["shape"]), base["classes"]))
 
 
@@ -50,4 +55,8 @@ def score_saved(folder: Path, changes: Sequence[str] = ()) -> Scores:
     except (OSError, yaml.YAMLError) as error:
         raise CheckpointError(problem(str(file), f"cannot be read ({error})", "restore it")) from None
     recipe = override(read(text, str(file)), changes, str(file))
-    return score(Reader(model), evaluation(recipe.data.load().test).epoch(0))
+    test = recipe.data.load().test
+    reader = Reader(model, name="the saved student")
+    signal = reader.probe(next(iter(evaluation(test).epoch(0))), ("logits",))
+    check_labels(test, int(signal["logits"].shape[-1]), "data")
+    return score(reader, evaluation(test).epoch(0))

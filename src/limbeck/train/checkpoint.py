@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from limbeck.core.errors import CheckpointError, problem
-from limbeck.core.records import read_json, write_json
+from limbeck.core.records import read_object, write_json
 
 __all__ = ["latest", "load", "prune", "save", "save_tensors"]
 
@@ -93,19 +93,19 @@ def load(checkpoint: Path, student: nn.Module, optimizer: torch.optim.Optimizer 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit.
     """
-    plain: dict[str, Any] = read_json(checkpoint / "state.json")
-    path = checkpoint / "tensors.safetensors"
+    path = checkpoint / "state.json"
     try:
+        plain = read_object(path, "digest", "optimizer", "python_random", "numpy_random")
+        path = checkpoint / "tensors.safetensors"
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != plain["digest"]:
             raise ValueError("its digest differs from the one on record")
         tensors = load_file(path)
     except Exception as error:
-        wrong = f"the checkpoint is damaged ({error})"
-        raise CheckpointError(
-            problem(str(path), wrong, f"delete {checkpoint} to go on from the one before it")
-        ) from None
+        wrong = f"the checkpoint is damaged ({str(error).splitlines()[0].removeprefix(f'{path}: ').rstrip('.')})"
+        mend = f"delete {checkpoint} to go on from the one before it, or from the start"
+        raise CheckpointError(problem(str(path), wrong, mend)) from None
     try:
         student.load_state_dict({k.removeprefix("student/"): v for k, v in tensors.items() if k.startswith("student/")})
     except RuntimeError as error:
