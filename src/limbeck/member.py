@@ -195,7 +195,7 @@ class _Session:
         if not record.epoch_end:
             self._save_in_time()
             return None
-        scores = self._score(self.job.val)
+        scores = self._score(self.job.val, teacher=not _labelled(self.job.val))
         self.validation = dict(scores)
         shown = {k: v for k, v in scores.items() if isinstance(v, float)}
         self.folder.log(kind="epoch", **tags, epoch=record.epoch, step=record.step, validation=shown)
@@ -262,7 +262,7 @@ class _Session:
     def _finish(self) -> Result:
         if self.job.training.keep == "best":
             self._restore_best()
-            self.validation = dict(self._score(self.job.val))
+            self.validation = dict(self._score(self.job.val, teacher=not _labelled(self.job.val)))
         scores = dict(self._score(self.job.test, teacher=True))
         taught = self._teacher_scores()
         if self.home is not None:
@@ -270,10 +270,10 @@ class _Session:
             checkpoint.prune(self.home, keep=1)
             done = {"scores": scores, "validation": self.validation, "teacher": taught, "state": vars(self.state)}
             write_json(self.home / "done.json", done)
-        return Result(self.job.student, scores, self.validation or dict(self._score(self.job.val)), self.state, taught)
+        return Result(self.job.student, scores, self.validation, self.state, taught)
 
     def _teacher_scores(self) -> Mapping[str, Any] | None:
-        if self.job.teacher is None or not self.job.score_teacher:
+        if self.job.teacher is None or not self.job.score_teacher or not _labelled(self.job.test):
             return None
         return dict(score(self.job.teacher, _on_device(evaluation(self.job.test, self.job.workers), self.engine)))
 
@@ -292,6 +292,13 @@ class _Session:
             wrong = f"is damaged: its state is no state ({error})"
             raise CheckpointError(problem(f"{self.home}/done.json", wrong, "delete it and run again")) from None
         return Result(self.job.student, done["scores"], done["validation"], state, done["teacher"])
+
+
+def _labelled(source: Source) -> bool:
+    """Whether any sample has a label; a data set that is not in memory is asked for its first batch."""
+    if source.labels is not None:
+        return bool((source.labels >= 0).any())
+    return "y" in next(iter(evaluation(source).epoch(0)))
 
 
 class _on_device:  # noqa: N801 - an adaptor that reads like a function
@@ -357,12 +364,10 @@ def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> None
             if name not in example:
                 wrong = f"the term {term.kind!r} needs {name!r}, which the data has not"
                 raise DataError(problem("train", wrong, "give labels beside the inputs, or leave that term out"))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        signal = student.reader.probe(example)
-        for road, head in zip(student._roads, student.heads, strict=True):
-            signal[road[1]] = head(signal[road[0]])
-        combine(job.objective, signal, answers, example, 0.0)
+    signal = student.probe(example)
     classes = int(signal["logits"].shape[-1]) if "logits" in signal else 0
     for where, source in (("train", job.train), ("val", job.val), ("test", job.test)):
         if classes and source.labels is not None:
             check_labels(source, classes, where)
+    with torch.no_grad():
+        combine(job.objective, signal, answers, example, 0.0)

@@ -118,5 +118,7 @@ def test_impossible_smoothing_and_labels_that_do_not_line_up_are_refused():
         Label(smoothing=1.0)
     with pytest.raises(ValueError, match=r"logits are \(7, 4\), labels are \(3,\)"):
         F.label_cross_entropy(s, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="labels go from 0 to 9, the student has 4 classes"):
+        F.label_cross_entropy(s, torch.tensor([0, 9, 1, 1, 1, 1, 1]))
     with pytest.raises(ValueError, match="labels are"):
         F.label_cross_entropy(s, torch.zeros(7, 5))

@@ -82,7 +82,9 @@ class RunFolder:
                 before = yaml.safe_load(said.read_text(encoding="utf-8"))
             except (OSError, ValueError, yaml.YAMLError) as error:
                 mend = "restore it, or choose another folder"
-                raise CheckpointError(problem(str(said), f"is damaged ({' '.join(str(error).split())})", mend)) from None
+                raise CheckpointError(
+                    problem(str(said), f"is damaged ({' '.join(str(error).split())})", mend)
+                ) from None
             differs = first_difference(before, yaml.safe_load(yaml.safe_dump(self.recipe)))
             if differs:
                 wrong = f"this folder holds another run: `{differs}` is not the same"

@@ -48,9 +48,7 @@ def build(kind: Any, data: Any, where: str) -> Any:
     try:
         return pydantic.TypeAdapter(kind).validate_python(data)
     except pydantic.ValidationError as error:
-        faults = dict.fromkeys(
-            f"    {_path(fault['loc'], data)}: {_say(dict(fault))}" for fault in _told_once(error.errors())
-        )
+        faults = dict.fromkeys(f"    {_line(dict(fault), data)}" for fault in _told_once(error.errors()))
         raise ConfigError("\n".join([f"{where}: this cannot be read.", *faults, _MEND])) from None
 
 
@@ -84,6 +82,16 @@ def _told_once(faults: list[Any]) -> list[Any]:
     return list(kept.values())
 
 
+def _line(fault: dict[str, Any], data: Any) -> str:
+    """A fault in one line: where, and what."""
+    path = _path(fault["loc"], data)
+    if fault["type"] != "value_error":
+        return f"{path}: {_say(fault)}"
+    # Our own message, which names its setting and its mend.
+    said = " ".join(str(fault["msg"]).removeprefix("Value error, ").removesuffix(".").split())
+    return ("" if path == "top" else f"{path}: ") + said.replace(". To mend: ", "; ")
+
+
 def _path(loc: tuple[int | str, ...], data: Any) -> str:
     """The keys as they stand in the file: pydantic puts the kind of a union's member between them."""
     keys = []
@@ -98,9 +106,7 @@ def _path(loc: tuple[int | str, ...], data: Any) -> str:
 
 
 def _say(fault: dict[str, Any]) -> str:
-    said = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "value_error":  # our own message, which has its mend: one line of the list
-        return " ".join(said.removesuffix(".").split()).replace(". To mend: ", "; ")
+    said = str(fault["msg"])
     if fault["type"] == "union_tag_invalid":
         tag, expected = fault["ctx"]["tag"], fault["ctx"]["expected_tags"].replace("'", "").split(", ")
         said = f"nothing is called {tag!r}; {nearest(tag, expected)}"

@@ -11,7 +11,7 @@ from safetensors.torch import save_model as write_model
 from torch import nn
 
 from limbeck.core.errors import CheckpointError, problem
-from limbeck.core.records import read_json, write_json, write_text
+from limbeck.core.records import read_object, write_json, write_text
 
 __all__ = ["load_weights", "read_lineage", "save_model"]
 
@@ -43,9 +43,13 @@ def read_lineage(folder: Path) -> dict[str, Any]:
         CheckpointError: the folder holds no saved model.
     """
     if not (folder / "model.safetensors").exists():
-        mend = "name the folder `student` of a finished run"
-        raise CheckpointError(problem(str(folder), "there is no model.safetensors here", mend))
-    lineage: dict[str, Any] = read_json(folder / "lineage.json")
+        mend = "name the folder of a finished run, or the folder `student` in it"
+        wrong = "there is no model.safetensors here" if folder.is_dir() else "there is no such folder"
+        raise CheckpointError(problem(str(folder), wrong, mend))
+    lineage = read_object(folder / "lineage.json", "base")
+    if not isinstance(lineage["base"], dict):
+        wrong = "is damaged: its `base` is no mapping"
+        raise CheckpointError(problem(str(folder / "lineage.json"), wrong, "restore it, or make the run again"))
     return lineage
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.core.check import positive, same_shape
-from limbeck.core.errors import ShapeError, problem
+from limbeck.core.errors import DataError, ShapeError, problem
 from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
 from limbeck.core.types import Named, Needs
@@ -130,7 +130,11 @@ def label_cross_entropy(
         return reduce(-expected(soft.log(), log_s), reduction)
     if y.shape != log_s.shape[:-1]:
         raise _labels_do_not_fit(student_BC, y)
-    flat = F.nll_loss(log_s.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="none").view(y.shape)
+    try:
+        flat = F.nll_loss(log_s.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="none").view(y.shape)
+    except IndexError:  # a data set that was not looked through beforehand
+        wrong = f"labels go from {int(y.min())} to {int(y.max())}, the student has {log_s.shape[-1]} classes"
+        raise DataError(problem("label", wrong, "give the student an output a class, or mend the labels")) from None
     if smoothing:
         flat = (1 - smoothing) * flat - smoothing * torch.where(y == -1, 0.0, log_s.mean(-1))
     return reduce(flat, reduction)

@@ -158,9 +158,7 @@ def _teacher(
     return ModuleTeacher(model), result.record(seed)
 
 
-def _teacher_job(
-    recipe: Recipe, model: nn.Module, taught: Splits, splits: Splits, *, seed: int, show: bool
-) -> Job:
+def _teacher_job(recipe: Recipe, model: nn.Module, taught: Splits, splits: Splits, *, seed: int, show: bool) -> Job:
     return Job(
         student=model,
         teacher=None,

@@ -11,8 +11,8 @@ from torch import nn
 from limbeck.core.errors import CheckpointError, problem
 from limbeck.core.setting import build, tagged
 from limbeck.core.taps import Reader
-from limbeck.evaluation import Scores, score
 from limbeck.data import check_labels
+from limbeck.evaluation import Scores, score
 from limbeck.export import load_weights, read_lineage
 from limbeck.member import evaluation
 from limbeck.models import MODELS

@@ -103,7 +103,8 @@ def load(checkpoint: Path, student: nn.Module, optimizer: torch.optim.Optimizer 
             raise ValueError("its digest differs from the one on record")
         tensors = load_file(path)
     except Exception as error:
-        wrong = f"the checkpoint is damaged ({str(error).splitlines()[0].removeprefix(f'{path}: ').rstrip('.')})"
+        said = str(error).splitlines()[0].removeprefix(f"{path}: is damaged: ").rstrip(".")
+        wrong = f"the checkpoint is damaged ({said})"
         mend = f"delete {checkpoint} to go on from the one before it, or from the start"
         raise CheckpointError(problem(str(path), wrong, mend)) from None
     try:

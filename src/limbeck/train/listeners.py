@@ -40,7 +40,9 @@ class Watch:
 
     def hear(self, epoch: int, scores: Mapping[str, object]) -> bool:
         """Take the scores of an epoch; say whether it is the best so far."""
-        value = float(scores[self.monitor])  # type: ignore[arg-type]
+        # Without labels the student can still be held against its teacher.
+        name = self.monitor if self.monitor in scores else {"accuracy": "agreement", "nll": "teacher_kl"}[self.monitor]
+        value = float(scores[name])  # type: ignore[arg-type]
         value = value if self.monitor == "accuracy" else -value
         if self.best is None or value > self.best:
             self.best, self.best_epoch, self.since = value, epoch, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.core.taps import Inputs, Outputs, Reader
@@ -59,7 +60,14 @@ class Student(nn.Module):
 
     def forward(self, batch: Named) -> dict[str, Tensor]:
         """Outputs, layers and projected layers by name."""
-        signal: dict[str, Tensor] = self.reader(batch)
+        return self._projected(self.reader(batch))
+
+    def probe(self, batch: Named) -> dict[str, Tensor]:
+        """The same without gradient, in evaluation mode, leaving everything as it was."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return self._projected(self.reader.probe(batch))
+
+    def _projected(self, signal: dict[str, Tensor]) -> dict[str, Tensor]:
         for (source, name), head in zip(self._roads, self.heads, strict=True):
             signal[name] = head(signal[source])
         return signal

@@ -1,0 +1,144 @@
+"""The public calls, as people make them."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import limbeck as lb
+from limbeck.core.errors import ConfigError, DataError, LimbeckError, ModelError
+
+G = torch.Generator().manual_seed(0)
+X = torch.randn(200, 6, generator=G)
+Y = X[:, :3].argmax(1)
+
+
+def net(width=8, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+class Pairs(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i], Y[i]
+
+
+class Dicts(Pairs):
+    def __getitem__(self, i):
+        return {"features": X[i], "label": Y[i]}
+
+
+FORMS = {
+    "tensors": lambda: (X, Y),
+    "arrays": lambda: (X.numpy(), Y.numpy().astype(np.uint8)),
+    "dict": lambda: {"x": X, "labels": Y},
+    "tensor dataset": lambda: TensorDataset(X, Y),
+    "dataset of tuples": Pairs,
+    "dataset of dicts": Dicts,
+    "loader": lambda: DataLoader(Pairs(), batch_size=7, shuffle=True),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_data_trains_the_same_student(form):
+    def trained(data):
+        model = net()
+        settings = {"inputs": ["features"]} if form == "dataset of dicts" and data is not None else {}
+        data = FORMS[form]() if data is not None else (X, Y)
+        lb.distill(
+            model, None, train=data, val=(X, Y) if not settings else Dicts(), epochs=2, batch_size=50, **settings
+        )
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.allclose(trained("given"), trained(None), atol=1e-6)
+
+
+def test_unlabelled_data_is_enough_where_there_is_a_teacher():
+    teacher = net(32)
+    lb.distill(teacher, None, train=(X, Y), epochs=20, batch_size=50)
+    student = net()
+    before = lb.evaluate(student, (X, Y), teacher=teacher)["agreement"]
+    run = lb.distill(student, teacher, train=X, objective=lb.KL(), epochs=20, batch_size=50, patience=15, keep="best")
+    assert "teacher" not in run.scores or "accuracy" not in run.scores["teacher"]
+    assert run.scores["student"]["agreement"] > before
+    assert lb.evaluate(student, (X, Y))["accuracy"] > 0.6
+
+
+def test_scores_of_both_and_the_page(tmp_path):
+    run = lb.distill(net(), net(32, 1), train=(X, Y), test=(X, Y), epochs=1, batch_size=50)
+    assert run.scores["student"]["samples"] == 200
+    assert run.scores["teacher"]["accuracy"] == lb.evaluate(net(32, 1), (X, Y))["accuracy"]
+    page = run.report(tmp_path / "page")
+    assert "<html" in page.read_text()
+    with pytest.raises(ConfigError, match="this run has no folder"):
+        run.report()
+
+
+def test_evaluate_and_footprint_leave_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
+    before = copy.deepcopy(model.state_dict())
+    lb.evaluate(model, (X, Y))
+    size = lb.footprint(model, X[:1])
+    assert size.parameters == 28 + 8 + 15
+    assert size.macs == 24 + 12
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_weight_may_move_and_any_torch_optimizer_serves():
+    objective = (lb.KL(weight=lb.schedules.Linear(start=1.0, end=0.0)), lb.Label())
+    for name in ("AdamW", "rmsprop", "NAdam"):
+        optimizer = lb.Optimizer(name=name, rate=1e-3)
+        run = lb.distill(
+            net(), net(32), train=(X, Y), objective=objective, epochs=1, batch_size=50, optimizer=optimizer,
+            schedule=lb.schedules.Cosine(warmup=0.1),
+        )  # fmt: skip
+        assert run.state.step == 4
+
+
+FAULTS = {
+    "no module": (lambda: lb.distill("net", None, train=(X, Y)), "student: str is no torch.nn.Module"),
+    "no teacher": (lambda: lb.distill(net(), None, train=(X, Y), objective=lb.KL()), "'kl' needs a teacher"),
+    "same object": (lambda: (lambda m: lb.distill(m, m, train=(X, Y)))(net()), "shares parameters"),
+    "frozen": (lambda: lb.distill(net().requires_grad_(False), None, train=(X, Y)), "no trainable parameter"),
+    "classes": (lambda: lb.distill(net(), nn.Linear(6, 5), train=(X, Y)), r"student is \(2, 3\), teacher is \(2, 5\)"),
+    "labels": (lambda: lb.distill(nn.Linear(6, 2), None, train=(X, Y)), "label"),
+    "nan": (lambda: lb.distill(net(), None, train=(X.clone().fill_(float("nan")), Y)), "NaN|not finite"),
+    "epochs": (lambda: lb.distill(net(), None, train=(X, Y), epochs=0), "epochs: 0"),
+    "batch": (lambda: lb.distill(net(), None, train=(X, Y), batch_size=1000), "1000"),
+    "layer": (
+        lambda: lb.distill(net(), net(16), train=(X, Y), objective=lb.Hint(student="00", teacher="0")),
+        "student: .*'00'",
+    ),
+    "teacher's layer": (
+        lambda: lb.distill(net(), net(16), train=(X, Y), objective=lb.Hint(student="0", teacher="layer1")),
+        "teacher: .*'layer1'",
+    ),
+    "setting": (lambda: lb.distill(net(), None, train=(X, Y), optimiser="adam"), "did you mean 'optimizer'"),
+    "no label": (lambda: lb.distill(net(), None, train=X), "has not"),
+    "unlabelled": (lambda: lb.distill(net(), None, train=(X, torch.full((200,), -1))), "no sample has a label"),
+    "no term": (lambda: lb.distill(net(), None, train=(X, Y), objective=()), "holds no term"),
+    "class of a term": (lambda: lb.distill(net(), net(), train=(X, Y), objective=lb.KL), r"limbeck.KL\(\)"),
+    "shape": (lambda: lb.distill(nn.Linear(9, 3), None, train=(X, Y)), r"cannot be called with the batch \(x \(2, 6\)"),
+    "pieces": (lambda: lb.distill(net(), None, train=(X, Y), batch_size=50, accumulate=3), "3 equal micro-batches"),
+    "optimizer": (lambda: lb.Optimizer(name="Adma"), "did you mean 'Adam"),
+    "option": (
+        lambda: lb.distill(net(), None, train=(X, Y), optimizer=lb.Optimizer(options={"dampness": 1})),
+        "optimizer.options: .*dampness",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_is_told_before_any_work_with_its_mend(fault):
+    call, said = FAULTS[fault]
+    with pytest.raises(LimbeckError, match=said) as caught:
+        call()
+    assert "To mend" in str(caught.value)
+    assert isinstance(caught.value, ValueError | ModelError | DataError)
