@@ -105,7 +105,7 @@ def test_a_weight_may_move_and_any_torch_optimizer_serves():
 FAULTS = {
     "no module": (lambda: lb.distill("net", None, train=(X, Y)), "student: str is no torch.nn.Module"),
     "no teacher": (lambda: lb.distill(net(), None, train=(X, Y), objective=lb.KL()), "'kl' needs a teacher"),
-    "same object": (lambda: (lambda m: lb.distill(m, m, train=(X, Y)))(net()), "shares parameters"),
+    "same object": (lambda: lb.distill((m := net()), m, train=(X, Y)), "shares parameters"),
     "frozen": (lambda: lb.distill(net().requires_grad_(False), None, train=(X, Y)), "no trainable parameter"),
     "classes": (lambda: lb.distill(net(), nn.Linear(6, 5), train=(X, Y)), r"student is \(2, 3\), teacher is \(2, 5\)"),
     "labels": (lambda: lb.distill(nn.Linear(6, 2), None, train=(X, Y)), "label"),
