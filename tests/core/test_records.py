@@ -70,6 +70,16 @@ def test_a_resumed_member_forgets_what_it_will_write_again(tmp_path):
     assert [line["step"] for line in again.lines if line["arm"] == "b"] == [1, 2, 3]
 
 
+def test_a_line_cut_short_does_not_swallow_the_next(tmp_path):
+    folder = RunFolder(tmp_path / "r", {"story": "one\x85two"})
+    folder.log(arm="a", seed=0, step=1)
+    with (tmp_path / "r" / "metrics.jsonl").open("a") as file:
+        file.write('{"arm": "a", "st')
+    again = RunFolder(tmp_path / "r", {"story": "one\x85two"})
+    again.log(arm="a", seed=0, step=2)
+    assert [line["step"] for line in read_lines(tmp_path / "r" / "metrics.jsonl")] == [1, 2]
+
+
 def test_differences_are_found_at_any_depth():
     assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a.1.b"
     assert first_difference({"a": 1}, {"a": 1, "c": 2}) == "c"

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from limbeck.core.errors import CheckpointError, problem
-from limbeck.core.records import append_line, read_lines, write_json, write_text
+from limbeck.core.records import append_line, as_yaml, read_lines, write_json, write_lines, write_text
 
 __all__ = ["RunFolder", "environment", "first_difference"]
 
@@ -94,9 +94,12 @@ class RunFolder:
             wrong = "the folder holds other files and no run"
             raise CheckpointError(problem(str(path), wrong, "choose a new or empty folder with `out`"))
         else:
-            write_text(said, yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True))
+            write_text(said, as_yaml(self.recipe))
         write_json(path / "environment.json", self.environment)
-        self.lines = list(read_lines(path / "metrics.jsonl"))
+        metrics = path / "metrics.jsonl"
+        self.lines = list(read_lines(metrics))
+        if metrics.exists() and not metrics.read_bytes().endswith(b"\n"):
+            write_lines(metrics, self.lines)  # a line that a crash cut short would swallow the next
 
     def checkpoints(self, arm: str = "", seed: int | None = None) -> Path | None:
         """Where the checkpoints of one member go."""
@@ -119,10 +122,7 @@ class RunFolder:
 
         kept = [line for line in self.lines if stays(line)]
         if len(kept) != len(self.lines) and self.path is not None:
-            file = self.path / "metrics.jsonl"
-            file.unlink()
-            for line in kept:
-                append_line(file, line)
+            write_lines(self.path / "metrics.jsonl", kept)
         self.lines = kept
 
     def finish(self, scores: Mapping[str, Any], seconds: float) -> None:

@@ -7,13 +7,25 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from limbeck.core.errors import CheckpointError, problem
 
-__all__ = ["StepRecord", "append_line", "read_json", "read_lines", "read_object", "write_json", "write_text"]
+__all__ = [
+    "StepRecord",
+    "append_line",
+    "as_yaml",
+    "read_json",
+    "read_lines",
+    "read_object",
+    "write_json",
+    "write_lines",
+    "write_text",
+]
 
 
 class StepRecord(NamedTuple):
@@ -105,6 +117,18 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         wrong = f"cannot be written ({error.strerror or error})"
         mend = "free space there, or make it writable; the same command then goes on"
         raise CheckpointError(problem(str(path), wrong, mend)) from None
+
+
+def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON lines whole or not at all."""
+    write_text(path, "".join(json.dumps(_finite(value)) + "\n" for value in values))
+
+
+def as_yaml(value: Any) -> str:
+    """Plain data as YAML that reads back the same."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    # U+0085 ends a line in YAML, and the writer does not escape it; without unicode it escapes all.
+    return text if "\x85" not in text else yaml.safe_dump(value, sort_keys=False, width=100)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -48,7 +48,7 @@ def build(kind: Any, data: Any, where: str) -> Any:
     try:
         return pydantic.TypeAdapter(kind).validate_python(data)
     except pydantic.ValidationError as error:
-        faults = dict.fromkeys(f"    {_line(dict(fault), data)}" for fault in _told_once(error.errors()))
+        faults = dict.fromkeys(f"    {_line(dict(fault))}" for fault in _told_once(error.errors()))
         raise ConfigError("\n".join([f"{where}: this cannot be read.", *faults, _MEND])) from None
 
 
@@ -82,9 +82,9 @@ def _told_once(faults: list[Any]) -> list[Any]:
     return list(kept.values())
 
 
-def _line(fault: dict[str, Any], data: Any) -> str:
+def _line(fault: dict[str, Any]) -> str:
     """A fault in one line: where, and what."""
-    path = _path(fault["loc"], data)
+    path = _path(fault["loc"])
     if fault["type"] != "value_error":
         return f"{path}: {_say(fault)}"
     # Our own message, which names its setting and its mend.
@@ -92,17 +92,8 @@ def _line(fault: dict[str, Any], data: Any) -> str:
     return ("" if path == "top" else f"{path}: ") + said.replace(". To mend: ", "; ")
 
 
-def _path(loc: tuple[int | str, ...], data: Any) -> str:
-    """The keys as they stand in the file: pydantic puts the kind of a union's member between them."""
-    keys = []
-    for i, part in enumerate(loc):
-        inside = part in data if isinstance(data, Mapping) else isinstance(part, int) and isinstance(data, list | tuple)
-        if inside:
-            data = data[part]
-        elif i < len(loc) - 1 or (isinstance(data, Mapping) and part == data.get("kind")):
-            continue
-        keys.append(str(part))
-    return ".".join(keys) or "top"
+def _path(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc) or "top"
 
 
 def _say(fault: dict[str, Any]) -> str:

@@ -196,8 +196,9 @@ def check_labels(source: Source, classes: int, where: str) -> None:
     if labels is not None:
         bad = (labels >= classes).nonzero()
         if len(bad):
-            row = int(bad[0])
-            raise DataError(problem(where, f"label `y` is {int(labels[row])} in row {row}, of {classes} classes", mend))
+            at = int(bad[0])
+            row = int(source.ids[at])  # as the user counts, also where this is a part that was split off
+            raise DataError(problem(where, f"label `y` is {int(labels[at])} in row {row}, of {classes} classes", mend))
     elif isinstance(source, ArraySource):
         soft = source.columns.get("y")
         if soft is not None and soft.is_floating_point() and soft.shape[-1] != classes:

@@ -12,6 +12,7 @@ import yaml
 from limbeck.core.check import whole
 from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.normalize import Normalize
+from limbeck.core.records import as_yaml
 from limbeck.core.setting import as_plain, build, setting, tagged
 from limbeck.data import SOURCES, Augment
 from limbeck.models import MODELS
@@ -144,7 +145,7 @@ def read(text: str, where: str) -> Recipe:
 
 def show(recipe: Recipe) -> str:
     """The recipe as YAML; `read(show(r), …) == r`."""
-    return yaml.safe_dump(as_plain(recipe), sort_keys=False, allow_unicode=True, width=100)
+    return as_yaml(as_plain(recipe))
 
 
 def override(recipe: Recipe, changes: Sequence[str], where: str) -> Recipe:

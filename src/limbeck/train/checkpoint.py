@@ -80,11 +80,12 @@ def latest(folder: Path) -> Path | None:
     return max(folder.glob("step-*"), default=None)
 
 
-def prune(folder: Path, *, keep: int, besides: Path | None = None) -> None:
-    """Delete all but the last `keep` checkpoints, and `besides`."""
+def prune(folder: Path, *, keep: int) -> None:
+    """Delete all but the last `keep` checkpoints, and what a process that died left half written."""
+    for half in folder.glob(".step-*"):
+        shutil.rmtree(half, ignore_errors=True)
     for old in sorted(folder.glob("step-*"))[:-keep]:
-        if old != besides:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load(checkpoint: Path, student: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
