@@ -70,6 +70,23 @@ def test_unlabelled_data_is_enough_where_there_is_a_teacher():
     assert lb.evaluate(student, (X, Y))["accuracy"] > 0.6
 
 
+def test_a_teacher_with_other_classes_may_still_teach_its_layers():
+    teacher = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 50))
+    objective = (lb.Hint(student="0", teacher="0"), lb.Label())
+    run = lb.distill(net(), teacher, train=(X, Y), objective=objective, epochs=1, batch_size=50)
+    assert "agreement" not in run.scores["student"]
+    assert "teacher" not in run.scores
+    assert 0 <= run.scores["student"]["accuracy"] <= 1
+
+
+def test_a_run_that_time_cut_in_its_first_epoch_has_validation_scores():
+    data = (X.repeat(500, 1), Y.repeat(500))
+    run = lb.distill(net(), None, train=data, val=(X, Y), epochs=1, batch_size=2, max_seconds=0.2)
+    assert run.state.stopped_by == "time"
+    assert run.state.epoch == 0
+    assert run.document["arms"]["student"]["runs"][0]["validation"]["samples"] == 200
+
+
 def test_scores_of_both_and_the_page(tmp_path):
     run = lb.distill(net(), net(32, 1), train=(X, Y), test=(X, Y), epochs=1, batch_size=50)
     assert run.scores["student"]["samples"] == 200
@@ -123,6 +140,7 @@ FAULTS = {
     "setting": (lambda: lb.distill(net(), None, train=(X, Y), optimiser="adam"), "did you mean 'optimizer'"),
     "no label": (lambda: lb.distill(net(), None, train=X), "has not"),
     "unlabelled": (lambda: lb.distill(net(), None, train=(X, torch.full((200,), -1))), "no sample has a label"),
+    "nothing to score with": (lambda: lb.distill(net(), None, train=(X, Y), val=X), "val: no sample has a label"),
     "no term": (lambda: lb.distill(net(), None, train=(X, Y), objective=()), "holds no term"),
     "class of a term": (lambda: lb.distill(net(), net(), train=(X, Y), objective=lb.KL), r"limbeck.KL\(\)"),
     "shape": (lambda: lb.distill(nn.Linear(9, 3), None, train=(X, Y)), r"cannot be called with the batch \(x \(2, 6\)"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -31,6 +31,8 @@ from limbeck.train.listeners import Watch, time_limit
 
 __all__ = ["Job", "Result", "check", "evaluation", "train_member"]
 
+AnyTeacher = ModuleTeacher | FunctionTeacher
+
 _EVALUATION_BATCH = 500
 _DONE = ("scores", "validation", "teacher", "state")
 """What a finished member writes down."""
@@ -41,7 +43,7 @@ class Job:
     """What one training needs. `arm` and `seed` name it in the folder; "" is the only one there."""
 
     student: nn.Module
-    teacher: ModuleTeacher | FunctionTeacher | None
+    teacher: AnyTeacher | None
     train: Source
     val: Source
     test: Source
@@ -97,11 +99,11 @@ def train_member(job: Job, folder: RunFolder) -> Result:
     home = folder.checkpoints(job.folder_name, job.seed)
     seed_everything(derive(job.seed, "train"))
     with ExitStack() as stack:
-        engine, batches, student = _ready(job, stack)
-        session = _Session(job, folder, home, engine, student)
+        ready = _ready(job, stack)
+        session = _Session(job, folder, home, ready)
         if home is not None and (home / "done.json").exists():
             return session.reread(read_object(home / "done.json", *_DONE))
-        return session.run(batches)
+        return session.run()
 
 
 def check(job: Job) -> None:
@@ -111,11 +113,19 @@ def check(job: Job) -> None:
         LimbeckError: the input is at fault.
     """
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        _, _, student = _ready(job, stack)
-        job.training.optimizer.build(student)
+        job.training.optimizer.build(_ready(job, stack).student)
 
 
-def _ready(job: Job, stack: ExitStack) -> tuple[Engine, Batches, Student]:
+class _Ready(NamedTuple):
+    """All that a training needs. `judge` is the teacher where its outputs are the student's, so that they can agree."""
+
+    engine: Engine
+    batches: Batches
+    student: Student
+    judge: AnyTeacher | None
+
+
+def _ready(job: Job, stack: ExitStack) -> _Ready:
     """All that a training needs, tried once; the stack closes it."""
     _check(job)
     engine = Engine(device=job.training.device, precision=job.training.precision)
@@ -137,29 +147,30 @@ def _ready(job: Job, stack: ExitStack) -> tuple[Engine, Batches, Student]:
     job.student.to(engine.device)
     student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
     stack.callback(student.close)
-    _dry_run(job, student, answers, example)
-    return engine, batches, student
+    return _Ready(engine, batches, student, _dry_run(job, student, answers, example))
 
 
 class _Session:
     """A training under way: what the loop's listeners share."""
 
-    def __init__(self, job: Job, folder: RunFolder, home: Path | None, engine: Engine, student: Student) -> None:
-        self.job, self.folder, self.home, self.engine = job, folder, home, engine
-        self.student = student
-        self.prepared = engine.prepare(student)
-        self.optimizer = job.training.optimizer.build(student)
+    def __init__(self, job: Job, folder: RunFolder, home: Path | None, ready: _Ready) -> None:
+        self.job, self.folder, self.home = job, folder, home
+        self.engine, self.batches, self.student, self.judge = ready
+        self.prepared = self.engine.prepare(self.student)
+        self.optimizer = job.training.optimizer.build(self.student)
+        # Without labels, validation holds the student against its teacher.
+        self.val_judge = None if _labelled(job.val) else self.judge
         self.state = State()
         self.watch = Watch(monitor=job.training.monitor, patience=job.training.patience)
         self.best: dict[str, Tensor] = {}
         self.validation: Mapping[str, Any] = {}
         self.saved_at = time.monotonic()
 
-    def run(self, batches: Batches) -> Result:
+    def run(self) -> Result:
         """Train from the start, or from the last checkpoint."""
         job, training = self.job, self.job.training
         self._resume()
-        per_epoch = -(-len(batches) // training.accumulate)
+        per_epoch = -(-len(self.batches) // training.accumulate)
         limit = time_limit(training.max_seconds) if training.max_seconds is not None else lambda: None
         label = f"{job.arm} (seed {job.seed})"
         with halting() as halt, bar(label, per_epoch * training.epochs, show=job.show) as advance:
@@ -171,7 +182,7 @@ class _Session:
             fit(
                 self.prepared,
                 job.teacher,
-                batches,
+                self.batches,
                 job.objective,
                 self.optimizer,
                 epochs=training.epochs,
@@ -195,7 +206,7 @@ class _Session:
         if not record.epoch_end:
             self._save_in_time()
             return None
-        scores = self._score(self.job.val, teacher=not _labelled(self.job.val))
+        scores = self._score(self.job.val, self.val_judge)
         self.validation = dict(scores)
         shown = {k: v for k, v in scores.items() if isinstance(v, float)}
         self.folder.log(kind="epoch", **tags, epoch=record.epoch, step=record.step, validation=shown)
@@ -204,9 +215,9 @@ class _Session:
         self._save_in_time()
         return self.watch.reason
 
-    def _score(self, source: Source, *, teacher: bool = False) -> Scores:
-        beside = self.job.teacher if teacher else None
-        return score(self.student, _on_device(evaluation(source, self.job.workers), self.engine), teacher=beside)
+    def _score(self, source: Source, judge: AnyTeacher | None) -> Scores:
+        batches = _on_device(evaluation(source, self.job.workers), self.engine)
+        return score(self.student, batches, teacher=judge)
 
     def _keep_best(self) -> None:
         self.best = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
@@ -260,10 +271,12 @@ class _Session:
             self.student.load_state_dict(kept)
 
     def _finish(self) -> Result:
-        if self.job.training.keep == "best":
+        best = self.job.training.keep == "best"
+        if best:
             self._restore_best()
-            self.validation = dict(self._score(self.job.val, teacher=not _labelled(self.job.val)))
-        scores = dict(self._score(self.job.test, teacher=True))
+        if best or self.state.micro:  # the weights are not those that the last epoch was scored with
+            self.validation = dict(self._score(self.job.val, self.val_judge))
+        scores = dict(self._score(self.job.test, self.judge))
         taught = self._teacher_scores()
         if self.home is not None:
             self._save()
@@ -273,9 +286,9 @@ class _Session:
         return Result(self.job.student, scores, self.validation, self.state, taught)
 
     def _teacher_scores(self) -> Mapping[str, Any] | None:
-        if self.job.teacher is None or not self.job.score_teacher or not _labelled(self.job.test):
+        if self.judge is None or not self.job.score_teacher or not _labelled(self.job.test):
             return None
-        return dict(score(self.job.teacher, _on_device(evaluation(self.job.test, self.job.workers), self.engine)))
+        return dict(score(self.judge, _on_device(evaluation(self.job.test, self.job.workers), self.engine)))
 
     def reread(self, done: Mapping[str, Any]) -> Result:
         """The result of a finished run, its weights loaded."""
@@ -298,7 +311,7 @@ def _labelled(source: Source) -> bool:
     """Whether any sample has a label; a data set that is not in memory is asked for its first batch."""
     if source.labels is not None:
         return bool((source.labels >= 0).any())
-    return "y" in next(iter(evaluation(source).epoch(0)))
+    return "y" in next(iter(Batches(source, batch_size=1, shuffle=False).epoch(0)))
 
 
 class _on_device:  # noqa: N801 - an adaptor that reads like a function
@@ -357,8 +370,11 @@ def _check(job: Job) -> None:
         )
 
 
-def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> None:
-    """One pass of the objective on two samples: what does not fit is told now and not an hour later."""
+def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> AnyTeacher | None:
+    """One pass of the objective on two samples: what does not fit is told now and not an hour later.
+
+    Returns the teacher where its logits have the student's shape, so that the two can be compared, or None.
+    """
     for term in job.objective:
         for name in term.needs().batch:
             if name not in example:
@@ -371,3 +387,10 @@ def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> None
             check_labels(source, classes, where)
     with torch.no_grad():
         combine(job.objective, signal, answers, example, 0.0)
+    shapes = [side["logits"].shape if "logits" in side else None for side in (signal, answers)]
+    judge = job.teacher if shapes[0] == shapes[1] else None
+    for where, source in (("val", job.val), ("test", job.test)):
+        if judge is None and not _labelled(source):
+            wrong = "no sample has a label, and there is no teacher with the same outputs to hold the student against"
+            raise DataError(problem(where, wrong, "give labelled data to score on"))
+    return judge

@@ -87,8 +87,7 @@ def _check(recipe: Recipe, taught: Splits, splits: Splits) -> None:
     if not splits.train.classes:
         raise DataError(problem("data", "it has no labels, so there are no classes to tell apart", "give labels"))
     for each in recipe.arms.values():
-        needs_teacher = any(term.needs().teacher for term in each.objective)
-        if each.labelled_only and needs_teacher and splits.train.labels is None:
+        if each.labelled_only and splits.train.labels is None:
             raise DataError(problem("data", "an arm wants labelled samples and there are none", "give labels"))
     model = _built(recipe.teacher.model, splits.train, recipe.seed, "teacher")
     teacher = ModuleTeacher(model)
@@ -126,7 +125,7 @@ def _settings(recipe: Recipe, each: Arm) -> Any:
 def _job(recipe: Recipe, name: str, splits: Splits, teacher: ModuleTeacher, *, seed: int, show: bool) -> Job:
     each = recipe.arms[name]
     train = splits.train
-    if each.labelled_only and train.labels is not None:
+    if each.labelled_only and train.labels is not None:  # `_check` refused the other case
         train = train.subset((train.labels >= 0).nonzero().flatten())
     return Job(
         student=_built(recipe.student, splits.train, seed, "student"),
