@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import limbeck as lb
+from limbeck import functional as F
 from limbeck.core.errors import ConfigError, DataError, LimbeckError, ModelError
 
 G = torch.Generator().manual_seed(0)
@@ -160,3 +161,50 @@ def test_bad_input_is_told_before_any_work_with_its_mend(fault):
         call()
     assert "To mend" in str(caught.value)
     assert isinstance(caught.value, ValueError | ModelError | DataError)
+
+
+class Bigrams(torch.nn.Module):
+    """What follows each token, and, for scores, what follows the last one."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = torch.nn.Embedding.from_pretrained(table.clone(), freeze=False)
+
+    def forward(self, tokens):
+        answers = self.table(tokens)
+        return {"words": answers, "logits": answers[:, -1]}
+
+
+def test_a_language_model_is_distilled_on_the_tokens_that_count():
+    """Labels [N, tokens] with -100, next-token shift; whole sequences are scored by their last answer."""
+    torch.manual_seed(0)
+    teacher, student = Bigrams(torch.randn(12, 12) * 2), Bigrams(torch.zeros(12, 12))
+    tokens = torch.randint(0, 12, (40, 9))
+    following = tokens.clone()
+    following[::2, :5] = -100
+    objective = lb.Tokens(term=lb.KL(temperature=1.0, on="words"), column="following")
+    data = {"input": tokens, "following": following}
+
+    def apart():
+        return F.kl(student.table.weight.detach(), teacher.table.weight.detach())
+
+    before = apart()
+    settings = {"epochs": 20, "batch_size": 10, "accumulate": 2, "progress": False, "inputs": ("input",)}
+    run = lb.distill(
+        student, lb.teacher(teacher, inputs=("input",)), train=data, val=data, objective=objective, **settings
+    )
+    assert apart() < before / 3
+    assert run.scores["student"]["agreement"] > 0.5
+
+
+def test_numbers_are_matched_and_a_teacher_bounds_the_error():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 3, generator=g)
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+    teacher, student = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        teacher.weight.copy_(torch.tensor([[1.0, -2.0, 0.4]]))
+    objective = (lb.MSELogits(), lb.SquaredError(), lb.BoundedError(weight=0.5))
+    settings = {"epochs": 20, "batch_size": 20, "progress": False, "optimizer": lb.Optimizer(rate=0.05)}
+    lb.distill(student, teacher, train=(x, y), val=(x, y), objective=objective, **settings)
+    assert (student(x) - y).square().mean() < 0.05

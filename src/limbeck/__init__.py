@@ -12,10 +12,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "limbeck.workflow": ("Run", "distill", "evaluate", "footprint"),
-    "limbeck.objectives": ("KL", "Cosine", "Hint", "Label", "MSELogits", "MSEProbabilities", "SoftCrossEntropy"),
     "limbeck.core.errors": ("LimbeckError",),
     "limbeck.core.normalize": ("Normalize",),
     "limbeck.data": ("Augment",),
+    "limbeck.models.reused": ("reuse_head",),
     "limbeck.recipes.saved": ("load",),
     "limbeck.teachers": ("teacher",),
     "limbeck.train": ("Optimizer", "Training"),
@@ -31,6 +31,10 @@ def __getattr__(name: str) -> Any:
         return import_module(_MODULES[name])
     if name in _HOME_OF:
         return getattr(import_module(_HOME_OF[name]), name)
+    if name[:1].isupper():  # a term: the table in `objectives` is the one list of them
+        term = getattr(import_module("limbeck.objectives"), name, None)
+        if term is not None:
+            return term
     raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
 
 

@@ -66,7 +66,10 @@ def _phrase(term: Term) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{value.get('kind', '')} ({', '.join(f'{k} {v}' for k, v in value.items() if k != 'kind')})"
+        rest = ", ".join(f"{k} {_short(v)}" for k, v in value.items() if k != "kind")
+        return f"{value.get('kind', '')} ({rest})" if rest else str(value.get("kind", ""))
+    if isinstance(value, list):
+        return " + ".join(_short(item) for item in value)
     return str(value)
 
 

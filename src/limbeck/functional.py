@@ -2,10 +2,56 @@
 
 Student first, teacher second; settings are keyword-only; `reduction="mean" | "sum" | "none"` as in
 `torch.nn.functional`, where "none" gives one value per example. Logits go in, never probabilities.
+
+Whatever function a family of `limbeck.objectives` makes public is here: there is no second list to keep.
 """
 
-from limbeck.objectives.divergence import kl
-from limbeck.objectives.feature import cosine, hint
-from limbeck.objectives.response import label_cross_entropy, mse_logits, mse_probabilities, soft_cross_entropy
+from __future__ import annotations
 
-__all__ = ["cosine", "hint", "kl", "label_cross_entropy", "mse_logits", "mse_probabilities", "soft_cross_entropy"]
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from limbeck.objectives import (
+    contrast,
+    decoupled,
+    divergence,
+    feature,
+    label,
+    linear,
+    reconstruct,
+    regression,
+    relation,
+    response,
+    sequence,
+    spatial,
+    transformer,
+)
+
+_FAMILIES: tuple[ModuleType, ...] = (
+    label,
+    divergence,
+    response,
+    decoupled,
+    feature,
+    spatial,
+    reconstruct,
+    relation,
+    transformer,
+    contrast,
+    sequence,
+    linear,
+    regression,
+)
+_LOSSES: dict[str, Callable[..., Any]] = {
+    name: thing for family in _FAMILIES for name in family.__all__ if inspect.isfunction(thing := getattr(family, name))
+}
+
+__all__ = sorted(_LOSSES)  # noqa: PLE0605 - strings, by construction
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name in _LOSSES:
+        return _LOSSES[name]
+    raise AttributeError(f"module 'limbeck.functional' has no attribute {name!r}")

@@ -25,7 +25,7 @@ from limbeck.data import Augment, Batches, Source, check_labels
 from limbeck.evaluation import Scores, score
 from limbeck.objectives import Term
 from limbeck.teachers import FunctionTeacher, ModuleTeacher
-from limbeck.train import Engine, State, Student, Training, checkpoint, combine, fit
+from limbeck.train import Engine, State, Student, Training, checkpoint, combine, counted, fit
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
 
@@ -380,13 +380,14 @@ def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> AnyT
             if name not in example:
                 wrong = f"the term {term.kind!r} needs {name!r}, which the data has not"
                 raise DataError(problem("train", wrong, "give labels beside the inputs, or leave that term out"))
-    signal = student.probe(example)
+    signal = student.probe(example, answers)
     classes = int(signal["logits"].shape[-1]) if "logits" in signal else 0
     for where, source in (("train", job.train), ("val", job.val), ("test", job.test)):
         if classes and source.labels is not None:
             check_labels(source, classes, where)
     with torch.no_grad():
-        combine(job.objective, signal, answers, example, 0.0)
+        counts = counted(job.objective, example).clamp_min(1)
+        combine(job.objective, signal, answers, example, progress=0.0, counts=counts)
     shapes = [side["logits"].shape if "logits" in side else None for side in (signal, answers)]
     judge = job.teacher if shapes[0] == shapes[1] else None
     for where, source in (("val", job.val), ("test", job.test)):

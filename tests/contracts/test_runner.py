@@ -15,7 +15,7 @@ import limbeck as lb
 from limbeck.core.errors import NonFiniteError
 from limbeck.core.schedules import Constant, Linear
 from limbeck.objectives import as_objective
-from limbeck.train import Engine, Optimizer, State, Student, combine, fit
+from limbeck.train import Engine, Optimizer, State, Student, combine, counted, fit
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(70, 5, generator=G, dtype=torch.float64)
@@ -79,8 +79,9 @@ def test_duplicating_the_batch_changes_no_loss():
     for batch in (one, two):
         signals = {"logits": batch["x"][:, :3], "0": batch["x"], "hint:0>0": batch["x"] * 2}
         answers = {"logits": batch["x"][:, 1:4], "0": batch["x"].flip(-1)}
-        total, parts = combine(OBJECTIVE, signals, answers, batch, 0.5)
-        values.append([total / batch["valid"].sum(), *(p / batch["valid"].sum() for p in parts)])
+        counts = counted(OBJECTIVE, batch)
+        total, parts = combine(OBJECTIVE, signals, answers, batch, progress=0.5, counts=counts)
+        values.append([total, *(p / batch["valid"].sum() for p in parts)])
     assert torch.allclose(torch.stack(values[0]), torch.stack(values[1]), atol=1e-12)
 
 
@@ -249,3 +250,15 @@ def test_a_time_limit_ends_the_run_with_scores():
     run = lb.distill(net().float(), None, train=data, val=data, epochs=100_000, batch_size=16, max_seconds=0.5)
     assert run.state.stopped_by == "time"
     assert run.scores["student"]["samples"] == 70
+
+
+def test_terms_that_ask_for_the_same_head_share_it_and_different_ones_under_one_name_are_refused():
+    example = next(Ragged(8).epoch(0))
+    answers = {"logits": torch.zeros(8, 3), "0": torch.zeros(8, 6)}
+    same = (lb.Hint(student="0", teacher="0"), lb.Hint(student="0", teacher="0", weight=0.5))
+    assert len(Student.build(net(), same, example, answers).heads) == 1
+    forms = (lb.Hint(student="0", teacher="0"), lb.Hint(student="0", teacher="0", head="mlp"))
+    assert len(Student.build(net(), forms, example, answers).heads) == 2
+    hot = (lb.KL(temperature=lb.Curriculum()), lb.KL(temperature=lb.Curriculum(start=6.0)))
+    with pytest.raises(ValueError, match=r"want different heads(.|\n)*To mend"):
+        Student.build(net(), hot, example, answers)

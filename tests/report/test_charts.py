@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - minus signs and dashes are what is tested
 from __future__ import annotations
 
 import itertools

@@ -5,13 +5,25 @@ One mechanism serves learning rates (a factor on the base rate) and the weights 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.setting import setting
 
-__all__ = ["SCHEDULES", "Constant", "Cosine", "Linear", "Number", "OneCycle", "Schedule", "Steps", "value_at"]
+__all__ = [
+    "SCHEDULES",
+    "Constant",
+    "Cosine",
+    "Linear",
+    "Number",
+    "OneCycle",
+    "Schedule",
+    "Steps",
+    "settled",
+    "value_at",
+]
 
 
 def _share(name: str, value: float) -> None:
@@ -142,3 +154,24 @@ Number = float | Schedule
 def value_at(number: Number, progress: float) -> float:
     """The number at this progress."""
     return number if isinstance(number, int | float) else number(progress)
+
+
+def settled(value: Any, progress: float) -> Any:
+    """A setting with every schedule in it, however deep, replaced by its number at this progress.
+
+    So any number of any setting may move over a run, and what reads the setting sees plain numbers. What holds no
+    schedule is returned as it is.
+    """
+    if isinstance(value, Schedule):
+        return value(progress)
+    if isinstance(value, tuple):
+        each = tuple(settled(item, progress) for item in value)
+        return each if any(new is not old for new, old in zip(each, value, strict=True)) else value
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    changed = {}
+    for field in dataclasses.fields(value):
+        old = getattr(value, field.name)
+        if (new := settled(old, progress)) is not old:
+            changed[field.name] = new
+    return dataclasses.replace(value, **changed) if changed else value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from limbeck.core.errors import ModelError, nearest, problem
 from limbeck.core.still import undisturbed
 from limbeck.core.types import RESERVED, Named
 
-__all__ = ["Inputs", "Outputs", "Reader", "flatten_output"]
+__all__ = ["Inputs", "Outputs", "Reader", "flatten_output", "taps_in"]
 
 Inputs = Sequence[str] | Mapping[str, str] | Callable[[Named], Any] | None
 """Which batch columns go in: in order, as parameter -> column, or a function of the batch; None finds out."""
@@ -49,6 +50,12 @@ def flatten_output(output: Any, prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
+def taps_in(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the names that are layers of the model (`path`, `path@in` or `path@weight`); the rest are outputs."""
+    paths = {path for path, _ in model.named_modules() if path}
+    return [name for name in names if name.partition("@")[0] in paths]
+
+
 class _Call(NamedTuple):
     """How a batch becomes arguments, found once for each set of columns."""
 
@@ -63,7 +70,8 @@ class Reader(nn.Module):
     Args:
         model: the module; it is not changed. It may return a tensor, a tuple, a mapping, a dataclass or a Hugging
             Face-style output; the first or only tensor, or the one called "logits", becomes `logits`.
-        taps: module paths such as "layer3.1.conv2" whose output is to be read, or "fc@in" for an input.
+        taps: module paths such as "layer3.1.conv2" whose output is to be read, "fc@in" for an input, or "fc@weight" for
+            the weight itself.
         inputs: which batch columns the model takes; None passes `x`, or `x0, x1, …` in order, or other columns by
             parameter name, or the whole batch where the model has one parameter and that name is no column.
         outputs: names for what it returns; None finds out.
@@ -89,31 +97,31 @@ class Reader(nn.Module):
         self._copied: frozenset[str] = frozenset()
         self._versions: dict[str, tuple[Tensor, int]] | None = None
         self._handles: list[RemovableHandle] = []
+        self._weights: dict[str, Any] = {}
         self._attach()
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules())
         for tap in self.taps:
             path, _, side = tap.partition("@")
-            if path not in modules or side not in ("", "in"):
+            if path not in modules or side not in ("", "in", "weight"):
                 wrong = f"there is no layer called {tap!r}"
                 raise ModelError(problem(self._called, wrong, nearest(path, (p for p in modules if p))))
-            if side:
-                self._handles.append(modules[path].register_forward_pre_hook(self._keep_input(tap)))
+            if side == "weight":
+                if not isinstance(getattr(modules[path], "weight", None), Tensor):
+                    raise ModelError(problem(self._called, f"the layer {path!r} has no weight", "tap one that has"))
+                self._weights[tap] = modules[path]
+            elif side:
+                self._handles.append(modules[path].register_forward_pre_hook(partial(self._keep_input, tap)))
             else:
-                self._handles.append(modules[path].register_forward_hook(self._keep_output(tap)))
+                self._handles.append(modules[path].register_forward_hook(partial(self._keep_output, tap)))
 
-    def _keep_output(self, tap: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._keep(tap, output)
+    # Hooks are bound methods, not closures: those are copied with the reader, so that a copy hears its own model.
+    def _keep_output(self, tap: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._keep(tap, output)
 
-        return keep
-
-    def _keep_input(self, tap: str) -> Callable[[nn.Module, Any], None]:
-        def keep(_module: nn.Module, args: Any) -> None:
-            self._keep(tap, args)
-
-        return keep
+    def _keep_input(self, tap: str, _module: nn.Module, args: Any) -> None:
+        self._keep(tap, args)
 
     def _keep(self, tap: str, value: Any) -> None:
         first = value if isinstance(value, Tensor) else next(iter(flatten_output(value).values()), None)
@@ -136,6 +144,8 @@ class Reader(nn.Module):
         self._seen.clear()
         positional, keyword = self.arguments(batch)
         signal = self._named(self.model(*positional, **keyword))
+        for tap, layer in self._weights.items():
+            self._seen[tap] = layer.weight
         for tap in self.taps:
             if tap not in self._seen:
                 mend = "tap a layer that the forward pass calls"

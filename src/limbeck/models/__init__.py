@@ -3,7 +3,8 @@
 from limbeck.models.conv import Conv, ConvNet
 from limbeck.models.mlp import MLP, Perceptron
 from limbeck.models.resnet import CifarResNet, ResNet
+from limbeck.models.reused import ReusedHead, reuse_head
 
-__all__ = ["MLP", "MODELS", "CifarResNet", "Conv", "ConvNet", "Perceptron", "ResNet"]
+__all__ = ["MLP", "MODELS", "CifarResNet", "Conv", "ConvNet", "Perceptron", "ResNet", "ReusedHead", "reuse_head"]
 
 MODELS: dict[str, type] = {"conv": Conv, "mlp": MLP, "cifar_resnet": CifarResNet}

@@ -1,34 +1,47 @@
-"""Losses on outputs: what the teacher answers.
+"""Losses on outputs: what the teacher answers, class by class and over a batch.
 
-Shapes: B = any leading axes, C = classes. Student first, teacher second, logits in, one value per example out.
+Shapes: B = any leading axes, C = classes. Student first, teacher second, logits in,
+one value per example out. In the formulas t and s are the teacher's and the student's softened probabilities.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from limbeck.core.check import positive, same_shape
-from limbeck.core.errors import DataError, ShapeError, problem
+from limbeck.core.errors import ConfigError, problem
 from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
-from limbeck.core.types import Named, Needs
-from limbeck.objectives.divergence import Reduction, Scaling, expected, kl, log_pair, reduce, scale, widened
-from limbeck.objectives.term import OnOutput, check_weight
+from limbeck.objectives.geometry import pearson_distance, products
+from limbeck.objectives.logspace import (
+    Heat,
+    Reduction,
+    Scaling,
+    expected,
+    log_pair,
+    reduce,
+    scale,
+    standardize,
+    widened,
+)
+from limbeck.objectives.temperature import Temperature
+from limbeck.objectives.term import BatchWide, Formula, OnOutput, Softened, check_weights
 
 __all__ = [
-    "KL",
-    "Label",
+    "DIST",
+    "MLKD",
     "MSELogits",
     "MSEProbabilities",
     "SoftCrossEntropy",
-    "label_cross_entropy",
+    "dist",
+    "mlkd",
     "mse_logits",
     "mse_probabilities",
     "soft_cross_entropy",
+    "standardize",
 ]
 
 
@@ -36,7 +49,7 @@ def soft_cross_entropy(
     student_BC: Tensor,
     teacher_BC: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: Heat = 1.0,
     temperature_scaling: Scaling = "squared",
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -83,7 +96,7 @@ def mse_probabilities(
     student_BC: Tensor,
     teacher_BC: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: Heat = 1.0,
     temperature_scaling: Scaling = "squared",
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -106,140 +119,186 @@ def mse_probabilities(
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
-def label_cross_entropy(
-    student_BC: Tensor, y: Tensor, *, smoothing: float = 0.0, reduction: Reduction = "mean"
+def dist(
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+    temperature_scaling: Scaling = "squared",
+    reduction: Reduction = "mean",
 ) -> Tensor:
-    """Cross-entropy with true labels; a sample without a label (-1, or an all-zero soft label) costs nothing.
+    """Match correlations, not values: β·(1 − ρ over the classes of a sample) + γ·(1 − ρ over the samples of a class).
 
     Args:
-        student_BC: student logits [..., C].
-        y: class numbers [...], or soft labels [..., C] as mixing makes them (they may be narrower than the logits).
-        smoothing: share of the label spread evenly over all classes (Szegedy et al. 2016, section 7).
-        reduction: "none" gives one value per example, [...].
+        student_BC: student logits [..., C]; all leading axes count as samples of one batch.
+        teacher_BC: teacher logits [..., C].
+        beta: weight between the classes of a sample.
+        gamma: weight between the samples of a class (the mean over classes); 0 for a single sample.
+        temperature: both sides are divided by it before the softmax.
+        temperature_scaling: "squared" multiplies by T², as the released code does; "none" is the paper's formula.
+        reduction: "none" gives one value per example, [...]; what belongs to the batch is shared by all.
 
     Raises:
-        ShapeError: labels and logits do not line up.
+        ShapeError: the shapes differ.
+
+    Source: Huang et al. 2022, "Knowledge distillation from a stronger teacher", eq. 8 to 10.
     """
-    log_s = widened(student_BC).log_softmax(-1)
-    if y.is_floating_point():
-        if y.shape[:-1] != log_s.shape[:-1] or y.shape[-1] > log_s.shape[-1]:
-            raise _labels_do_not_fit(student_BC, y)
-        soft = F.pad(y, (0, log_s.shape[-1] - y.shape[-1])).to(log_s)
-        has_label = soft.sum(-1, keepdim=True)
-        soft = (1 - smoothing) * soft + smoothing * has_label / log_s.shape[-1]
-        return reduce(-expected(soft.log(), log_s), reduction)
-    if y.shape != log_s.shape[:-1]:
-        raise _labels_do_not_fit(student_BC, y)
-    try:
-        flat = F.nll_loss(log_s.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="none").view(y.shape)
-    except IndexError:  # a data set that was not looked through beforehand
-        wrong = f"labels go from {int(y.min())} to {int(y.max())}, the student has {log_s.shape[-1]} classes"
-        raise DataError(problem("label", wrong, "give the student an output a class, or mend the labels")) from None
-    if smoothing:
-        flat = (1 - smoothing) * flat - smoothing * torch.where(y == -1, 0.0, log_s.mean(-1))
-    return reduce(flat, reduction)
+    log_s, log_t = log_pair("dist", student_BC, teacher_BC, temperature=temperature)
+    s, t = log_s.exp(), log_t.exp()
+    between = pearson_distance(s, t)
+    within = pearson_distance(s.flatten(0, -2), t.flatten(0, -2), 0).mean()
+    return reduce(scale(beta * between + gamma * within, temperature, temperature_scaling), reduction)
 
 
-def _labels_do_not_fit(logits: Tensor, y: Tensor) -> ShapeError:
-    wrong = f"logits are {tuple(logits.shape)}, labels are {tuple(y.shape)}"
-    return ShapeError(problem("label", wrong, "give one class number a sample, or soft labels [..., classes]"))
+def mlkd(
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    *,
+    temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
+    samples: float = 1.0,
+    classes: float = 1.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Multi-level logit distillation: at several temperatures, KL, relations of samples, and relations of classes.
+
+    Summed over temperatures T: T²·KL(t ‖ s); the squared difference of P·Pᵀ (samples by samples), over the number of
+    samples; the squared difference of Pᵀ·P (classes by classes), over the number of classes.
+
+    Args:
+        student_BC: student logits [..., C]; all leading axes count as samples of one batch.
+        teacher_BC: teacher logits [..., C].
+        temperatures: at which everything is compared.
+        samples: weight of the relations between samples.
+        classes: weight of the relations between classes.
+        reduction: "none" gives one value per example, [...]; what belongs to the batch is shared by all.
+
+    Raises:
+        ShapeError: the shapes differ.
+        ConfigError: no temperature, or one that is not above zero.
+
+    Source: Jin et al. 2023, "Multi-level logit distillation", section 3. The released code also masks samples by the
+    teacher's confidence and adds strongly augmented copies; those belong to the data, not to the loss.
+    """
+    _some_temperatures(temperatures)
+    total = torch.zeros((), device=student_BC.device)
+    for temperature in temperatures:
+        log_s, log_t = log_pair("mlkd", student_BC, teacher_BC, temperature=temperature)
+        alone = scale(expected(log_t, log_t - log_s), temperature, "squared")
+        s, t = log_s.exp().flatten(0, -2), log_t.exp().flatten(0, -2)
+        by_sample = (products(s, s) - products(t, t)).square().sum(-1).view(alone.shape)
+        by_class = (products(s.T, s.T) - products(t.T, t.T)).square().sum() / s.shape[-1]
+        total = total + alone + samples * by_sample + classes * by_class
+    return reduce(total, reduction)
 
 
-def _softened(kind: str, weight: Number, temperature: float) -> None:
-    check_weight(kind, weight)
-    positive(f"{kind}.temperature", temperature)
+def _some_temperatures(temperatures: tuple[float, ...]) -> None:
+    if not temperatures:
+        raise ConfigError(problem("mlkd.temperatures", "there is none", "give some, such as (2.0, 4.0)"))
+    for value in temperatures:
+        positive("mlkd.temperatures", value)
 
 
 @setting
-class KL(OnOutput):
-    """Match the teacher's soft answers. The formula is `kl`."""
+class SoftCrossEntropy(Softened):
+    """Match the teacher's soft answers by cross-entropy. The formula is `soft_cross_entropy`.
 
-    kind: Literal["kl"] = "kl"
-    weight: Number = 1.0
-    temperature: float = 2.0
-    on: str = "logits"
+    Matches: what `KL` matches.
+    Formula: −T² Σ t log s, which is `kl` plus the teacher's entropy.
+    Source: Hinton et al. 2015, section 2.
+    Defaults: as `KL`.
+    Helps: where numbers must compare with a cross-entropy on labels.
+    Cost: one softmax a side.
+    Limits: its value does not reach zero; gradients are those of `KL`.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        _softened(self.kind, self.weight, self.temperature)
-
-    def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002 - all terms share a form
-        """One value per example."""
-        return kl(student[self.on], teacher[self.on], temperature=self.temperature, reduction="none")
-
-
-@setting
-class SoftCrossEntropy(OnOutput):
-    """Match the teacher's soft answers by cross-entropy. The formula is `soft_cross_entropy`."""
-
+    formula: ClassVar[Formula] = staticmethod(soft_cross_entropy)
     kind: Literal["soft_cross_entropy"] = "soft_cross_entropy"
-    weight: Number = 1.0
-    temperature: float = 2.0
-    on: str = "logits"
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        _softened(self.kind, self.weight, self.temperature)
-
-    def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
-        """One value per example."""
-        return soft_cross_entropy(student[self.on], teacher[self.on], temperature=self.temperature, reduction="none")
 
 
 @setting
 class MSELogits(OnOutput):
-    """Match the teacher's logits number by number. The formula is `mse_logits`."""
+    """Match the teacher's logits number by number. The formula is `mse_logits`.
 
+    Matches: the logits themselves, their shift and scale included; also any output of numbers.
+    Formula: mean over classes of (z_s − z_t)².
+    Source: Ba & Caruana 2014, section 2.2.
+    Defaults: none to choose.
+    Helps: students of nearly their teacher's size, and outputs that are no classes.
+    Cost: next to nothing.
+    Limits: a small student spends capacity on shifts that no answer depends on.
+    """
+
+    formula: ClassVar[Formula] = staticmethod(mse_logits)
     kind: Literal["mse_logits"] = "mse_logits"
-    weight: Number = 1.0
-    on: str = "logits"
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        check_weight(self.kind, self.weight)
-
-    def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
-        """One value per example."""
-        return mse_logits(student[self.on], teacher[self.on], reduction="none")
 
 
 @setting
-class MSEProbabilities(OnOutput):
-    """Match the teacher's probabilities by squared error. The formula is `mse_probabilities`."""
+class MSEProbabilities(Softened):
+    """Match the teacher's probabilities by squared error. The formula is `mse_probabilities`.
 
+    Matches: probabilities; rare classes all but vanish from the loss.
+    Formula: T² Σ (s − t)².
+    Source: Brier 1950.
+    Defaults: T = 1, the Brier form.
+    Helps: noisy teachers: it is bounded, and calm where the teacher is wild.
+    Cost: one softmax a side.
+    Limits: gradients vanish where the student is sure and wrong.
+    """
+
+    formula: ClassVar[Formula] = staticmethod(mse_probabilities)
     kind: Literal["mse_probabilities"] = "mse_probabilities"
-    weight: Number = 1.0
-    temperature: float = 1.0
-    on: str = "logits"
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        _softened(self.kind, self.weight, self.temperature)
-
-    def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
-        """One value per example."""
-        return mse_probabilities(student[self.on], teacher[self.on], temperature=self.temperature, reduction="none")
+    temperature: Temperature = 1.0
 
 
 @setting
-class Label(OnOutput):
-    """Match the true labels. The formula is `label_cross_entropy`."""
+class DIST(BatchWide, OnOutput):
+    """Match how answers correlate, over classes and over samples. The formula is `dist`.
 
-    kind: Literal["label"] = "label"
-    weight: Number = 1.0
-    smoothing: float = 0.0
-    on: str = "logits"
+    Matches: the order and proportions of the answers, not their values.
+    Formula: T² [β (1 − ρ over classes) + γ (1 − ρ over samples)], ρ of softened probabilities.
+    Source: Huang et al. 2022, eq. 8 to 10; the T² is the released code's.
+    Defaults: β = γ = 1, T = 1, the paper's for ImageNet (β = γ = 2, T = 4 on CIFAR-100).
+    Helps: teachers much stronger than the student, whose exact probabilities are out of reach.
+    Cost: one softmax a side and a few passes.
+    Limits: relations are those of one micro-batch: `accumulate` and the batch size change it.
+    """
+
+    formula: ClassVar[Formula] = staticmethod(dist)
+    kind: Literal["dist"] = "dist"
+    temperature: float = 1.0
+    beta: Number = 1.0
+    gamma: Number = 1.0
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        check_weight(self.kind, self.weight)
-        if not 0 <= self.smoothing < 1:
-            raise ShapeError(problem("label.smoothing", f"{self.smoothing} is no share", "give 0 or more, below 1"))
+        OnOutput.__post_init__(self)
+        positive("dist.temperature", self.temperature)
+        check_weights(self.kind, beta=self.beta, gamma=self.gamma)
 
-    def needs(self) -> Needs:
-        """The student's output and the labels; no teacher."""
-        return Needs(student=frozenset({self.on}), batch=frozenset({"y"}))
 
-    def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
-        """One value per example."""
-        return label_cross_entropy(student[self.on], batch["y"], smoothing=self.smoothing, reduction="none")
+@setting
+class MLKD(BatchWide, OnOutput):
+    """Match answers at several temperatures, and how samples and classes relate. The formula is `mlkd`.
+
+    Matches: the distribution, and which samples and which classes go together.
+    Formula: Σ over T of T² KL(t ‖ s) + ‖S Sᵀ − T Tᵀ‖² / B + ‖Sᵀ S − Tᵀ T‖² / C.
+    Source: Jin et al. 2023, section 3.
+    Defaults: T = 2, 3, 4, 5, 6, as released; equal weights.
+    Helps: long training with strong augmentation, as in the paper (480 epochs).
+    Cost: five softmaxes a side and two small products each.
+    Limits: its size is that of five `KL`; the class part grows with the square of the batch, as in the released code.
+    """
+
+    formula: ClassVar[Formula] = staticmethod(mlkd)
+    kind: Literal["mlkd"] = "mlkd"
+    temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
+    samples: Number = 1.0
+    classes: Number = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        OnOutput.__post_init__(self)
+        _some_temperatures(self.temperatures)
+        check_weights(self.kind, samples=self.samples, classes=self.classes)

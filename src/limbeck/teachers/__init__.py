@@ -11,6 +11,7 @@ from limbeck.core.normalize import Normalize
 from limbeck.core.taps import Inputs, Outputs
 from limbeck.teachers.function import FunctionTeacher
 from limbeck.teachers.module import ModuleTeacher
+from limbeck.teachers.signal import Classes
 
 __all__ = ["FunctionTeacher", "ModuleTeacher", "as_teacher", "teacher"]
 
@@ -21,7 +22,7 @@ def teacher(
     inputs: Inputs = None,
     outputs: Outputs = None,
     normalize: Normalize | None = None,
-    classes: tuple[int, ...] | None = None,
+    classes: Classes | None = None,
 ) -> ModuleTeacher | FunctionTeacher:
     """A teacher with settings of its own; a bare model or function may be passed wherever a teacher goes.
 
@@ -31,7 +32,8 @@ def teacher(
             input pipeline.
         outputs: names for what it returns.
         normalize: the input normalisation it was trained with, where that differs from the student's.
-        classes: which of its classes the student has, in the student's order.
+        classes: which of its classes the student has, in the student's order. Classes that are one to the student are
+            a group, as in `((0, 3), 1, 2)`; its probability is the sum of theirs.
 
     Raises:
         ModelError: it is neither a module nor callable.

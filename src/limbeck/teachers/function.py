@@ -15,7 +15,7 @@ from limbeck.core.errors import ModelError, nearest, problem
 from limbeck.core.normalize import Normalize
 from limbeck.core.taps import Inputs, Outputs, flatten_output
 from limbeck.core.types import RESERVED, Named
-from limbeck.teachers.signal import check_classes, pick_classes, renormalized
+from limbeck.teachers.signal import Classes, check_classes, named_classes, pick_classes, renormalized
 
 __all__ = ["FunctionTeacher"]
 
@@ -34,7 +34,7 @@ class FunctionTeacher:
         inputs: Inputs = None,
         outputs: Outputs = None,
         normalize: Normalize | None = None,
-        classes: tuple[int, ...] | None = None,
+        classes: Classes | None = None,
     ) -> None:
         self.function = function
         self.normalize = normalize
@@ -50,7 +50,7 @@ class FunctionTeacher:
         except (OSError, TypeError):
             text = repr(type(self.function))
         name = getattr(self.function, "__qualname__", "")
-        return hashlib.sha256(f"{name}/{text}/{self.normalize}/{self._index}".encode()).hexdigest()
+        return hashlib.sha256(f"{name}/{text}/{self.normalize}/{named_classes(self._index)}".encode()).hexdigest()
 
     def open(
         self,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import ModelError, problem
 from limbeck.core.normalize import Normalize
-from limbeck.core.taps import Inputs, Outputs, Reader
+from limbeck.core.taps import Inputs, Outputs, Reader, taps_in
 from limbeck.core.types import Named
-from limbeck.teachers.signal import check_classes, pick_classes, renormalized
+from limbeck.teachers.signal import Classes, check_classes, named_classes, pick_classes, renormalized
 
 __all__ = ["ModuleTeacher"]
 
@@ -33,7 +33,7 @@ class ModuleTeacher:
         inputs: Inputs = None,
         outputs: Outputs = None,
         normalize: Normalize | None = None,
-        classes: tuple[int, ...] | None = None,
+        classes: Classes | None = None,
     ) -> None:
         self.model = model
         self.normalize = normalize
@@ -50,7 +50,9 @@ class ModuleTeacher:
 
     def fingerprint(self) -> str:
         """A digest of class, weights, buffers, normalisation and chosen classes."""
-        digest = hashlib.sha256(f"{type(self.model).__qualname__}/{self.normalize}/{self._index}".encode())
+        digest = hashlib.sha256(
+            f"{type(self.model).__qualname__}/{self.normalize}/{named_classes(self._index)}".encode()
+        )
         for name, value in self.model.state_dict().items():
             digest.update(name.encode())
             if isinstance(value, Tensor):
@@ -89,9 +91,9 @@ class ModuleTeacher:
             own = own.to(device)
         if channels_last:
             own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
-        paths = {path for path, _ in own.named_modules() if path}
-        taps = [name for name in names if name.partition("@")[0] in paths]
-        self._reader = Reader(own, taps=taps, inputs=self.inputs, outputs=self.outputs, name="teacher").eval()
+        self._reader = Reader(
+            own, taps=taps_in(own, names), inputs=self.inputs, outputs=self.outputs, name="teacher"
+        ).eval()
         signal = self._reader.probe(renormalized(example, self._step), names)
         if self._index is not None and int(self._index.max()) >= signal["logits"].shape[-1]:
             wrong = f"class {int(self._index.max())} is asked for, the teacher has {signal['logits'].shape[-1]}"

@@ -19,12 +19,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from limbeck.core.errors import NonFiniteError, problem
 from limbeck.core.records import StepRecord
-from limbeck.core.schedules import Schedule, value_at
+from limbeck.core.schedules import Schedule, settled, value_at
 from limbeck.core.types import Named
-from limbeck.objectives import Term, term_names
+from limbeck.objectives import Term, term_names, units, values
 from limbeck.train.engine import Engine
 
-__all__ = ["Epochs", "Listener", "State", "combine", "fit"]
+__all__ = ["Epochs", "Listener", "State", "combine", "counted", "fit"]
 
 Listener = Callable[[StepRecord], str | None]
 """Hears a record; what it returns, if anything, stops the run and is the reason on record."""
@@ -53,19 +53,22 @@ class State:
     stopped_by: str = ""
 
 
+def counted(objective: Sequence[Term], batch: Named) -> Tensor:
+    """Over how many values of this batch each term is a mean."""
+    return torch.stack([units(term, batch) for term in objective])
+
+
 def combine(
-    objective: Sequence[Term], student: Named, teacher: Named, batch: Named, progress: float
+    objective: Sequence[Term], student: Named, teacher: Named, batch: Named, *, progress: float, counts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """The weighted sum over valid examples, not yet divided, and each term's own unweighted sum."""
+    """The weighted sum of the terms' means, each over its count of the whole step, and each one's own plain sum."""
     valid = batch["valid"]
     total: Tensor | None = None
     parts = []
-    for term in objective:
-        value = term(student, teacher, batch)
-        if value.dim() > valid.dim():
-            value = value.flatten(valid.dim()).mean(-1)
-        part = torch.where(valid, value, 0.0).sum()
-        weighted = part * value_at(term.weight, progress)
+    for term, count in zip(settled(tuple(objective), progress), counts, strict=True):
+        value = values(term, student, teacher, batch)
+        part = torch.where(valid.view(valid.shape + (1,) * (value.dim() - valid.dim())), value, 0.0).sum()
+        weighted = part * value_at(term.weight, progress) / count
         total = weighted if total is None else total + weighted
         parts.append(part.detach())
     assert total is not None
@@ -92,7 +95,7 @@ def fit(
     """Train `student` in place for `epochs`, or until a listener or `halt` gives a reason to stop.
 
     Args:
-        student: a module from a batch to named tensors, on the engine's device.
+        student: a module from a batch and the teacher's signal to named tensors, on the engine's device.
         teacher: the signal for a batch, without gradient; None where no term needs one.
         batches: micro-batches by epoch.
         objective: the terms; their weighted sum is minimised.
@@ -124,15 +127,16 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["base_rate"] * schedule(progress)
             micro_batches = [engine.batch(batch) for batch in micro_batches]  # noqa: PLW2901
-            count = engine.total(sum(batch["valid"].sum() for batch in micro_batches)).clamp_min(1)  # type: ignore[arg-type]
+            counts = engine.total(sum(counted(objective, batch) for batch in micro_batches)).clamp_min(1)  # type: ignore[arg-type]
             sums: list[Tensor] = []
             total = torch.zeros((), device=engine.device)
             for i, batch in enumerate(micro_batches):
                 signal = teacher(batch) if teacher is not None else {}
                 with engine.sync(last=i == len(micro_batches) - 1):
                     with engine.autocast():
-                        loss, parts = combine(objective, student(batch), signal, batch, progress)
-                    loss = loss / count
+                        loss, parts = combine(
+                            objective, student(batch, signal), signal, batch, progress=progress, counts=counts
+                        )
                     engine.backward(loss)
                 total = total + loss.detach()
                 sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
@@ -157,7 +161,7 @@ def fit(
                     epoch=state.epoch,
                     epoch_end=epoch_end,
                     loss=float(engine.total(total)),
-                    terms={n: float(engine.total(s) / count) for n, s in zip(names, sums, strict=True)},
+                    terms={n: float(engine.total(s) / c) for n, s, c in zip(names, sums, counts, strict=True)},
                     rate=float(optimizer.param_groups[0]["lr"]),
                     grad_norm=float(norm) if norm is not None else math.nan,
                     seconds=state.seconds,

@@ -7,22 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.taps import Inputs, Outputs, Reader
+from limbeck.core.errors import ConfigError, problem
+from limbeck.core.still import undisturbed
+from limbeck.core.taps import Inputs, Outputs, Reader, taps_in
 from limbeck.core.types import Named
 from limbeck.objectives import Term
-from limbeck.objectives.heads import make_head
+from limbeck.objectives.heads import Head
 
 __all__ = ["Student"]
 
 
 class Student(nn.Module):
-    """`batch -> Named` with projected layers beside the plain ones. Heads train with the model and fall away after."""
+    """`batch -> Named`, with what the heads give beside the plain names. Heads train along and fall away after.
+
+    Called with the teacher's signal, as in training, it runs the heads; called with a batch alone, as for scores, only
+    the model.
+    """
 
     def __init__(self, reader: Reader) -> None:
         super().__init__()
         self.reader = reader
         self.heads = nn.ModuleList()
-        self._roads: list[tuple[str, str]] = []
 
     @classmethod
     def build(
@@ -41,16 +46,12 @@ class Student(nn.Module):
             ModelError: the model cannot be called with the example, or lacks a layer or output.
             ShapeError: no projection leads to the teacher's shape.
         """
-        names = frozenset().union(*(term.needs().student for term in objective))
-        paths = {path for path, _ in model.named_modules() if path}
-        taps = [name for name in names if name.partition("@")[0] in paths]
-        student = cls(Reader(model, taps=taps, inputs=inputs, outputs=outputs, name="student"))
+        names = frozenset[str]().union(*(term.needs().student for term in objective))
+        student = cls(Reader(model, taps=taps_in(model, names), inputs=inputs, outputs=outputs, name="student"))
         signal = student.reader.probe(example, names)
-        for term in objective:
-            for request in term.heads():
-                shapes = tuple(signal[request.source].shape), tuple(teacher_signal[request.target].shape)
-                student.heads.append(make_head(request.form, *shapes, request.name))
-                student._roads.append((request.source, request.name))
+        device = next(iter(signal.values())).device
+        for head in _different(objective):
+            student.heads.append(head(signal, teacher_signal).to(device))
         return student
 
     @property
@@ -58,20 +59,36 @@ class Student(nn.Module):
         """The user's own module."""
         return self.reader.model
 
-    def forward(self, batch: Named) -> dict[str, Tensor]:
-        """Outputs, layers and projected layers by name."""
-        return self._projected(self.reader(batch))
+    def forward(self, batch: Named, teacher: Named | None = None) -> dict[str, Tensor]:
+        """Outputs and layers by name; with the teacher's signal, what the heads give as well."""
+        signal: dict[str, Tensor] = self.reader(batch)
+        return signal if teacher is None else self._with_heads(signal, teacher, batch)
 
-    def probe(self, batch: Named) -> dict[str, Tensor]:
+    def probe(self, batch: Named, teacher: Named) -> dict[str, Tensor]:
         """The same without gradient, in evaluation mode, leaving everything as it was."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return self._projected(self.reader.probe(batch))
+        with torch.random.fork_rng(devices=[]), undisturbed(self.heads), torch.no_grad():
+            return self._with_heads(self.reader.probe(batch), teacher, batch)
 
-    def _projected(self, signal: dict[str, Tensor]) -> dict[str, Tensor]:
-        for (source, name), head in zip(self._roads, self.heads, strict=True):
-            signal[name] = head(signal[source])
+    def _with_heads(self, signal: dict[str, Tensor], teacher: Named, batch: Named) -> dict[str, Tensor]:
+        for head in self.heads:
+            signal.update(head(signal, teacher, batch))
         return signal
 
     def close(self) -> None:
         """Remove the hooks from the user's module."""
         self.reader.close()
+
+
+def _different(objective: Sequence[Term]) -> list[Head]:
+    """The heads that the terms ask for; those that ask for the same share one.
+
+    Raises:
+        ConfigError: two ask for different ones under one name, where one would take the place of the other.
+    """
+    wanted: dict[str, Head] = {}
+    for term in objective:
+        for head in term.heads():
+            if wanted.setdefault(head.name, head) != head:
+                wrong = f"two terms of the kind {term.kind!r} on the same layers want different heads"
+                raise ConfigError(problem("objective", wrong, "leave one of them out, or tap another layer for it"))
+    return list(wanted.values())

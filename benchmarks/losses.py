@@ -1,0 +1,667 @@
+"""What does each public loss cost beside the plainest correct formula, in time and in peak memory?
+
+    python benchmarks/losses.py               # all losses; writes benchmarks/results/losses.json
+    python benchmarks/losses.py --no-large    # linear_kl on 512 tokens and 8000 words instead of 4096 and 32000
+    python benchmarks/losses.py --only kl,nst # a look at a few; writes nothing
+
+The plain formula is what a good engineer writes in a few lines of torch, without our refusals and without our care at
+the edges. Its value and its gradient must be ours on the very tensors that are timed, or the script ends with an error.
+
+Time: forward and backward, one thread, CPU seconds of the process (on a quiet machine those are seconds; on a busy one
+they leave out what others take). The sides take turns, in an order that swaps each round, after a warm-up; a turn is as
+many calls as take about 10 ms, a row 21 rounds, or 5 where a call takes a quarter of a second or more. The ratio is of
+medians, its spread that of the ratios within a round. At most 1.1 x the plain formula is promised.
+
+Memory: every allocation and release of torch's CPU allocator during one forward and backward, as the profiler logs
+them, added up in order of time; the peak is what is held at most beyond the inputs, with what kernels take for
+themselves (but not what BLAS libraries keep outside of torch). A known case is measured first, to trust the count.
+
+Peers run where they can be imported, and are never a dependency. They need an environment of their own:
+
+    python -m venv peers                                                    # outside of the repository
+    peers/bin/pip install -c constraints.txt torch==2.13.0 -e .             # torch first: theirs would be another build
+    peers/bin/pip install --no-deps torchdistill torchvision==0.28.0 liger-kernel trl
+    peers/bin/pip install -c constraints.txt pillow transformers datasets   # what torchvision and trl import
+    peers/bin/python benchmarks/losses.py
+
+"as released" is no package, but the form of the authors' code written anew, where it holds more than it has to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from limbeck import functional as ours
+from limbeck.core.folder import environment
+
+Loss = Callable[..., Tensor]
+PROMISE = 1.1
+LONG = 0.25  # seconds of a call, above which a few rounds tell enough
+T = 2.0  # where there is a temperature, so that both sides divide by it
+AS_RELEASED = "as released"
+
+
+# What goes in ---------------------------------------------------------------------------------------------------------
+
+
+class Inputs(NamedTuple):
+    """Tensors in the order that the formulas take them, and their sizes in words."""
+
+    shapes: str
+    make: Callable[[], tuple[Tensor, ...]]
+
+
+G = torch.Generator()
+
+
+def draw(*shape: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=G)
+
+
+def student(*shape: int, scale: float = 1.0) -> Tensor:
+    return draw(*shape, scale=scale).requires_grad_()
+
+
+def gappy(*shape: int) -> Tensor:
+    """Real-valued labels, one in twenty of them missing."""
+    return draw(*shape).masked_fill(torch.rand(*shape, generator=G) < 0.05, math.nan)
+
+
+def classes() -> Tensor:
+    return torch.randint(0, 1000, (256,), generator=G)
+
+
+def answers(tokens: int, words: int, k: int) -> tuple[Tensor, Tensor]:
+    log_probs, ids = draw(tokens, words, scale=3).log_softmax(-1).topk(k, -1)
+    return ids, log_probs
+
+
+LOGITS = Inputs("logits 256x1000", lambda: (student(256, 1000, scale=3), draw(256, 1000, scale=3)))
+LABELLED = Inputs("logits 256x1000 with labels", lambda: (*LOGITS.make(), classes()))
+MAPS = Inputs("maps 64x64x16x16", lambda: (student(64, 64, 16, 16), draw(64, 64, 16, 16)))
+SCALED = Inputs("maps 64x64x16x16", lambda: (student(64, 64, 16, 16), student(64), draw(64, 64, 16, 16)))
+TWICE = Inputs("2 maps 64x64x16x16 a side", lambda: (*MAPS.make(), *MAPS.make()))  # student, teacher, student, teacher
+ROWS = Inputs("rows 128x512", lambda: (student(128, 512), draw(128, 512)))
+BANK = Inputs(
+    "rows 64x128, 4096 remembered", lambda: (student(64, 128), draw(64, 128), draw(4096, 128), draw(4096, 128))
+)
+TOKENS = Inputs("tokens 8x128x384, 12 heads", lambda: (student(8, 128, 384), draw(8, 128, 384)))
+WORDS = Inputs("logits 256x32000", lambda: (student(256, 32000, scale=3), draw(256, 32000, scale=3)))
+TOP = Inputs("logits 512x32000, 64 answers", lambda: (student(512, 32000, scale=3), *answers(512, 32000, 64)))
+
+
+def hidden(tokens: int, words: int, width: int) -> Inputs:
+    def make() -> tuple[Tensor, ...]:
+        small = width**-0.5
+        return (
+            student(tokens, width), student(words, width, scale=3 * small),
+            draw(tokens, width), draw(words, width, scale=3 * small),
+        )  # fmt: skip
+
+    return Inputs(f"{tokens} tokens, {words} words, width {width}", make)
+
+
+# The plainest correct formulas ----------------------------------------------------------------------------------------
+
+
+def log_both(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    return (s / T).log_softmax(-1), (t / T).log_softmax(-1)
+
+
+def both(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    return (s / T).softmax(-1), (t / T).softmax(-1)
+
+
+def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(p || q), mean over rows."""
+    return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+
+
+def reverse_kl(s: Tensor, t: Tensor) -> Tensor:
+    log_s, log_t = log_both(s, t)
+    return T**2 * divergence(log_t, log_s)
+
+
+def jsd(s: Tensor, t: Tensor, beta: float = 0.5) -> Tensor:
+    log_s, log_t = log_both(s, t)
+    log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log(1 - beta))
+    return T**2 * (beta * divergence(log_m, log_t) + (1 - beta) * divergence(log_m, log_s))
+
+
+def skew_kl(s: Tensor, t: Tensor, alpha: float = 0.1) -> Tensor:
+    log_s, log_t = log_both(s, t)
+    return T**2 * divergence(torch.logaddexp(log_t + math.log(alpha), log_s + math.log(1 - alpha)), log_t)
+
+
+def skew_reverse_kl(s: Tensor, t: Tensor, alpha: float = 0.1) -> Tensor:
+    log_s, log_t = log_both(s, t)
+    return T**2 * divergence(torch.logaddexp(log_s + math.log(alpha), log_t + math.log(1 - alpha)), log_s)
+
+
+def total_variation(s: Tensor, t: Tensor) -> Tensor:
+    p_s, p_t = both(s, t)
+    return T**2 * (p_s - p_t).abs().sum(-1).mean() / 2
+
+
+def alpha_beta(s: Tensor, t: Tensor, a: float = 0.2, b: float = 0.7) -> Tensor:
+    p_s, p_t = both(s, t)
+    inner = p_t**a * p_s**b - a / (a + b) * p_t ** (a + b) - b / (a + b) * p_s ** (a + b)
+    return -(T**2) * inner.sum(-1).mean() / (a * b)
+
+
+def mse_probabilities(s: Tensor, t: Tensor) -> Tensor:
+    p_s, p_t = both(s, t)
+    return T**2 * (p_s - p_t).square().sum(-1).mean()
+
+
+def dist(s: Tensor, t: Tensor) -> Tensor:
+    def apart(a: Tensor, b: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)).mean()
+
+    p_s, p_t = both(s, t)
+    return T**2 * (apart(p_s, p_t) + apart(p_s.T, p_t.T))
+
+
+def mlkd(s: Tensor, t: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for heat in (2.0, 3.0, 4.0, 5.0, 6.0):
+        log_s, log_t = (s / heat).log_softmax(-1), (t / heat).log_softmax(-1)
+        p_s, p_t = log_s.exp(), log_t.exp()
+        by_sample = F.mse_loss(p_s @ p_s.T, p_t @ p_t.T, reduction="sum") / len(s)
+        by_class = F.mse_loss(p_s.T @ p_s, p_t.T @ p_t, reduction="sum") / s.shape[1]
+        total = total + heat**2 * divergence(log_s, log_t) + by_sample + by_class
+    return total
+
+
+def dkd(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    true = F.one_hot(y, s.shape[1]).bool()
+    own_s, own_t = (x.gather(1, y[:, None]) for x in both(s, t))
+    target = divergence(torch.cat([own_s, 1 - own_s], 1).log(), torch.cat([own_t, 1 - own_t], 1).log())
+    others = divergence(*((x / T).masked_fill(true, -1000.0).log_softmax(1) for x in (s, t)))
+    return T**2 * (target + 8 * others)
+
+
+def nkd(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    true = F.one_hot(y, s.shape[1]).bool()
+    own = t.softmax(1).gather(1, y[:, None]) * s.log_softmax(1).gather(1, y[:, None])
+    rest_s, rest_t = ((x / T).masked_fill(true, -1000.0) for x in (s, t))
+    return -own.mean() + 1.5 * T**2 * F.cross_entropy(rest_s, rest_t.softmax(1))
+
+
+def attention(s: Tensor, t: Tensor) -> Tensor:
+    return F.mse_loss(*(F.normalize(x.pow(2).mean(1).flatten(1)) for x in (s, t)))
+
+
+def nst(s: Tensor, t: Tensor) -> Tensor:
+    s, t = (F.normalize(x.flatten(2), dim=2) for x in (s, t))
+    own = (s @ s.mT).square().mean() + (t @ t.mT).square().mean()
+    return own - 2 * (s @ t.mT).square().mean()
+
+
+def nst_released(s: Tensor, t: Tensor) -> Tensor:
+    """All pairs of channels unfolded over their positions."""
+    s, t = (F.normalize(x.flatten(2), dim=2) for x in (s, t))
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a.unsqueeze(1) * b.unsqueeze(2)).sum(-1).square().mean()
+
+    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+
+
+def fsp(s1: Tensor, t1: Tensor, s2: Tensor, t2: Tensor) -> Tensor:
+    flow_s, flow_t = (a.flatten(2) @ b.flatten(2).mT / a[0, 0].numel() for a, b in ((s1, s2), (t1, t2)))
+    return F.mse_loss(flow_s, flow_t)
+
+
+def activation_boundary(s: Tensor, t: Tensor) -> Tensor:
+    return torch.where(t > 0, 1 - s, 1 + s).relu().square().sum() / len(s)
+
+
+def variational(mean: Tensor, log_scale: Tensor, target: Tensor) -> Tensor:
+    variance = (F.softplus(log_scale) + 1e-5)[:, None, None]
+    return ((mean - target).square() / variance + variance.log()).mean() / 2
+
+
+SIZES = ((1, 4), (2, 2), (3, 1))  # power of a half, side of the pooled map
+
+
+def review(s1: Tensor, t1: Tensor, s2: Tensor, t2: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for s, t in ((s1, t1), (s2, t2)):
+        parts = [F.mse_loss(s, t)]
+        parts += [F.mse_loss(F.adaptive_avg_pool2d(s, n), F.adaptive_avg_pool2d(t, n)) / 2**i for i, n in SIZES]
+        total = total + sum(parts) / 1.875
+    return total
+
+
+def similarity(s: Tensor, t: Tensor) -> Tensor:
+    return F.mse_loss(F.normalize(s @ s.T), F.normalize(t @ t.T))
+
+
+def relative(x: Tensor, *, by_products: bool = False) -> Tensor:
+    apart = torch.cdist(x, x) if by_products else (x[:, None] - x).norm(dim=-1)
+    return apart / apart[apart > 0].mean()
+
+
+def rkd_distance(s: Tensor, t: Tensor) -> Tensor:
+    return F.smooth_l1_loss(relative(s), relative(t))
+
+
+def rkd_distance_products(s: Tensor, t: Tensor) -> Tensor:
+    return F.smooth_l1_loss(relative(s, by_products=True), relative(t, by_products=True))
+
+
+def rkd_angle(s: Tensor, t: Tensor) -> Tensor:
+    ways = (F.normalize(x[None] - x[:, None], dim=2) for x in (s, t))
+    return F.smooth_l1_loss(*(x @ x.mT for x in ways))
+
+
+def pkt(s: Tensor, t: Tensor) -> Tensor:
+    near = ((F.normalize(x) @ F.normalize(x).T + 1) / 2 for x in (s, t))
+    p_s, p_t = (x / x.sum(1, keepdim=True) for x in near)
+    return (p_t * ((p_t + 1e-7) / (p_s + 1e-7)).log()).mean()
+
+
+def correlation(s: Tensor, t: Tensor) -> Tensor:
+    apart = (s - t).abs()
+    return (apart[:-1] * apart[1:]).sum(1).mean()
+
+
+def cka(s: Tensor, t: Tensor) -> Tensor:
+    grams = ((x - x.mean(0)) @ (x - x.mean(0)).T for x in (s, t))
+    return 1 - F.cosine_similarity(*(g.flatten() for g in grams), dim=0)
+
+
+def attention_relation(s: Tensor, t: Tensor, heads: int = 12) -> Tensor:
+    def log_relations(x: Tensor) -> Tensor:
+        x = x.unflatten(2, (heads, -1)).transpose(1, 2)
+        return (x @ x.mT / x.shape[-1] ** 0.5).log_softmax(-1)
+
+    return divergence(*(log_relations(x).flatten(0, 2) for x in (s, t)))
+
+
+def info_nce(s: Tensor, t: Tensor) -> Tensor:
+    return F.cross_entropy(F.normalize(s) @ F.normalize(t).T / 0.07, torch.arange(len(s)))
+
+
+def crd(s: Tensor, t: Tensor) -> Tensor:
+    scores = F.normalize(s) @ F.normalize(t).T / 0.07
+    scores = scores - (scores.detach().exp().mean() * (len(s) - 1)).log()
+    own = torch.eye(len(s))
+    return sum(F.binary_cross_entropy_with_logits(x, own, reduction="sum") / len(s) for x in (scores, scores.T))
+
+
+def told_apart(own: Tensor, others: Tensor) -> Tensor:
+    """One side of CRD with a memory, from similarities over temperature."""
+    scores = torch.cat([own[:, None], others], 1)
+    scores = scores - (scores.detach().exp().mean() * others.shape[1]).log()
+    return -(F.logsigmoid(scores[:, 0]) + F.logsigmoid(-scores[:, 1:]).sum(1)).mean()
+
+
+def crd_bank(s: Tensor, t: Tensor, kept_s: Tensor, kept_t: Tensor) -> Tensor:
+    s, t, kept_s, kept_t = (F.normalize(x) for x in (s, t, kept_s, kept_t))
+    own = (s * t).sum(1) / 0.07
+    return told_apart(own, s @ kept_t.T / 0.07) + told_apart(own, t @ kept_s.T / 0.07)
+
+
+def crd_bank_released(s: Tensor, t: Tensor, kept_s: Tensor, kept_t: Tensor) -> Tensor:
+    """A copy of the chosen memories for each sample, as when each has draws of its own."""
+    s, t, kept_s, kept_t = (F.normalize(x) for x in (s, t, kept_s, kept_t))
+    drawn = torch.arange(len(kept_s)).repeat(len(s))
+    total = torch.zeros(())
+    for x, kept in ((s, kept_t), (t, kept_s)):
+        others = (kept[drawn].view(len(x), -1, x.shape[1]) @ x[:, :, None])[..., 0]
+        total = total + told_apart((s * t).sum(1) / 0.07, others / 0.07)
+    return total
+
+
+def uld(s: Tensor, t: Tensor) -> Tensor:
+    return (torch.sub(*(x.sort(-1, descending=True).values for x in both(s, t)))).abs().sum(-1).mean()
+
+
+def topk_kl(s: Tensor, ids: Tensor, log_t: Tensor) -> Tensor:
+    def with_rest(x: Tensor) -> Tensor:
+        return torch.cat([x, torch.log1p(-x.exp().sum(-1, keepdim=True))], -1)
+
+    return divergence(with_rest(s.log_softmax(-1).gather(-1, ids)), with_rest(log_t))
+
+
+def linear_kl(s: Tensor, weight_s: Tensor, t: Tensor, weight_t: Tensor) -> Tensor:
+    return divergence((s @ weight_s.T).log_softmax(-1), (t @ weight_t.T).log_softmax(-1))
+
+
+def squared_error(s: Tensor, y: Tensor) -> Tensor:
+    return torch.where(y.isnan(), 0.0, s - y).square().mean()
+
+
+def bounded_error(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    error, bound = (torch.where(y.isnan(), 0.0, x - y).square() for x in (s, t))
+    return torch.where(error > bound, error, 0.0).mean()
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A loss on given tensors, and its plain formula on the same ones."""
+
+    inputs: Inputs
+    plain: Loss
+    settings: Mapping[str, float] = MappingProxyType({})
+    call: Loss | None = None
+    """How ours takes the tensors, where not one after the other."""
+
+
+def pairs(loss: Loss) -> Loss:
+    return lambda s1, t1, s2, t2: loss((s1, s2), (t1, t2))
+
+
+HOT = {"temperature": T}
+ONES = Inputs("labels 64x2048, forward only", lambda: (torch.randint(-100, 100, (64, 2048), generator=G),))
+NUMBERS = Inputs("numbers 256x1000, 5 % missing", lambda: (student(256, 1000), gappy(256, 1000)))
+GUESSES = Inputs("numbers 256x1000, 5 % missing", lambda: (student(256, 1000), draw(256, 1000), gappy(256, 1000)))
+TRUE = Inputs("logits 256x1000 with labels", lambda: (student(256, 1000, scale=3), classes()))
+CASES = {
+    "label_cross_entropy": Case(TRUE, F.cross_entropy),
+    "kl": Case(LOGITS, lambda s, t: T**2 * divergence(*log_both(s, t)), HOT),
+    "reverse_kl": Case(LOGITS, reverse_kl, HOT),
+    "jsd": Case(LOGITS, jsd, HOT),
+    "skew_kl": Case(LOGITS, skew_kl, HOT),
+    "skew_reverse_kl": Case(LOGITS, skew_reverse_kl, HOT),
+    "total_variation": Case(LOGITS, total_variation, HOT),
+    "alpha_beta": Case(LOGITS, alpha_beta, HOT),
+    "soft_cross_entropy": Case(LOGITS, lambda s, t: T**2 * F.cross_entropy(s / T, (t / T).softmax(-1)), HOT),
+    "mse_logits": Case(LOGITS, F.mse_loss),
+    "mse_probabilities": Case(LOGITS, mse_probabilities, HOT),
+    "standardize": Case(
+        LOGITS,
+        lambda s, t: ((s - s.mean(-1, keepdim=True)) / s.std(-1, keepdim=True) * t).mean(),
+        call=lambda s, t: (ours.standardize(s) * t).mean(),
+    ),
+    "dist": Case(LOGITS, dist, HOT),
+    "mlkd": Case(LOGITS, mlkd),
+    "dkd": Case(LABELLED, dkd, HOT),
+    "nkd": Case(LABELLED, nkd, HOT),
+    "hint": Case(MAPS, F.mse_loss),
+    "cosine": Case(MAPS, lambda s, t: 1 - F.cosine_similarity(s, t, dim=1).mean()),
+    "activation_boundary": Case(MAPS, activation_boundary),
+    "factor": Case(MAPS, lambda s, t: F.l1_loss(F.normalize(s.flatten(1)), F.normalize(t.flatten(1)))),
+    "attention": Case(MAPS, attention),
+    "nst": Case(MAPS, nst),
+    "fsp": Case(TWICE, fsp, call=pairs(ours.fsp)),
+    "variational": Case(SCALED, variational),
+    "review": Case(TWICE, review, call=pairs(ours.review)),
+    "masked_generative": Case(MAPS, lambda s, t: F.mse_loss(s, t, reduction="sum") / len(s)),
+    "similarity": Case(ROWS, similarity),
+    "rkd": Case(ROWS, lambda s, t: 25 * rkd_distance(s, t) + 50 * rkd_angle(s, t)),
+    "rkd_distance": Case(ROWS, rkd_distance),
+    "rkd_angle": Case(ROWS, rkd_angle),
+    "pkt": Case(ROWS, pkt),
+    "correlation": Case(ROWS, correlation),
+    "cka": Case(ROWS, cka),
+    "attention_relation": Case(TOKENS, attention_relation, {"heads": 12}),
+    "info_nce": Case(ROWS, info_nce),
+    "crd": Case(ROWS, crd),
+    "crd with a bank": Case(
+        BANK, crd_bank, call=lambda s, t, kept_s, kept_t: ours.crd(s, t, negatives=(kept_s, kept_t))
+    ),
+    "uld": Case(WORDS, uld, HOT),
+    "topk_kl": Case(TOP, topk_kl),
+    "token_mask": Case(ONES, lambda y: F.pad(y[:, 1:], (0, 1), value=-100) != -100),
+    "squared_error": Case(NUMBERS, squared_error),
+    "bounded_error": Case(GUESSES, bounded_error),
+    "linear_kl": Case(hidden(512, 8000, 256), linear_kl),
+}
+LARGE = Case(hidden(4096, 32000, 256), linear_kl)
+
+
+def peers() -> tuple[dict[str, dict[str, Loss]], dict[str, str]]:
+    """For each loss what others offer, and for each package its version or why it is not here."""
+    found: dict[str, dict[str, Loss]] = {
+        "nst": {AS_RELEASED: nst_released},
+        "crd with a bank": {AS_RELEASED: crd_bank_released},
+        "rkd_distance": {"by matrix products": rkd_distance_products},
+    }
+    said: dict[str, str] = {}
+    for package, theirs in (("torchdistill", _torchdistill), ("trl", _trl), ("liger-kernel", _liger)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                losses = theirs()
+            said[package] = version(package)
+        except ImportError as fault:
+            said[package] = f"not here: {fault}"
+            continue
+        for name, loss in losses.items():
+            found.setdefault(name, {})[package] = loss
+    return found, said
+
+
+_KEPT: list[torch.library.Library] = []
+"""A declaration lasts as long as its object."""
+
+
+def _torchdistill() -> dict[str, Loss]:
+    _KEPT.append(torch.library.Library("torchvision", "DEF"))  # beside a CPU torch its own are not there
+    for name in ("nms", "qnms"):
+        _KEPT[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from torchdistill.losses import mid_level as their  # noqa: PLC0415 - only where it is installed
+
+    def of(loss: torch.nn.Module) -> Loss:
+        return lambda s, t: loss({"x": {"output": s}}, {"x": {"output": t}})
+
+    at = ("x", "output", "x", "output")
+    pair = {"p": {side: {"path": "x", "io": "output"} for side in ("student", "teacher")}}
+    maps = {
+        f"{side}_{place}": {"path": place, "io": "output"}
+        for side in ("student", "teacher")
+        for place in ("first", "second")
+    }
+    fsp_loss, vid = their.FSPLoss({"p": maps}), their.VIDLoss(pair)
+    heights = their.HierarchicalContextLoss(*at)
+
+    def flows(s1: Tensor, t1: Tensor, s2: Tensor, t2: Tensor) -> Tensor:
+        sides = ({"first": {"output": a}, "second": {"output": b}} for a, b in ((s1, s2), (t1, t2)))
+        return fsp_loss(*sides)
+
+    def likelihood(mean: Tensor, log_scale: Tensor, target: Tensor) -> Tensor:
+        variance = (F.softplus(log_scale) + 1e-5).view(1, -1, 1, 1)
+        return vid({"x": {"output": (mean, variance)}}, {"x": {"output": target}})
+
+    def reviewed(*maps: Tensor) -> Tensor:
+        each = ((maps[0], maps[1]), (maps[2], maps[3]))
+        return sum(heights({"x": {"output": (s, None)}}, {"x": {"output": t}}) for s, t in each)
+
+    return {
+        "kl": of(their.KDLoss(*at, temperature=T, alpha=0.0)),
+        "dist": of(their.DISTLoss(*at, tau=T)),
+        "activation_boundary": of(their.AltActTransferLoss(pair, margin=1.0, reduction="mean")),
+        "factor": lambda s, t: their.FTLoss()({"translator": {"output": s}}, {"paraphraser": {"output": t}}),
+        "attention": of(their.ATLoss(pair)),
+        "fsp": flows,
+        "variational": likelihood,
+        "review": reviewed,
+        "similarity": of(their.SPKDLoss("x", "x", reduction="batchmean")),
+        "rkd": of(their.RKDLoss("x", "x", dist_factor=25.0, angle_factor=50.0, reduction="mean")),
+        "pkt": of(their.PKTLoss(*at)),
+    }
+
+
+def _trl() -> dict[str, Loss]:
+    from trl.experimental.gkd import GKDTrainer  # noqa: PLC0415 - only where it is installed
+
+    return {"jsd": lambda s, t: GKDTrainer.generalized_jsd_loss(s, t, beta=0.5, temperature=T)}
+
+
+def _liger() -> dict[str, Loss]:
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss  # noqa: PLC0415 - only where it is installed
+
+    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False)
+
+    def call(s: Tensor, weight_s: Tensor, t: Tensor, weight_t: Tensor) -> Tensor:
+        return loss(s, weight_s, t, weight_t, torch.zeros(len(s), dtype=torch.int64))
+
+    return {"linear_kl": call}
+
+
+# How it is measured ---------------------------------------------------------------------------------------------------
+
+
+def step(loss: Loss, tensors: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One forward and backward: the value and the gradients."""
+    value, leaves = loss(*tensors), [x for x in tensors if x.requires_grad]
+    return value.detach(), torch.autograd.grad(value, leaves) if leaves else ()
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes that torch's CPU allocator holds at once while this runs, beyond what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def trust() -> None:
+    """Two megabytes, of which one goes before a third comes: the peak is two and nothing else."""
+    mega = 2**20
+
+    def work() -> None:
+        first = torch.empty(mega, dtype=torch.uint8)
+        second = torch.empty(mega, dtype=torch.uint8)
+        del first
+        third = torch.empty(mega, dtype=torch.uint8)
+        del second, third
+
+    assert abs(peak(work) - 2 * mega) < 1024, "the profiler does not count memory as it should"
+
+
+def agree(name: str, tensors: tuple[Tensor, ...], left: Loss, right: Loss) -> None:
+    """Refuse a plain formula whose value or gradient is another."""
+    (value, grads), (other, others) = step(left, tensors), step(right, tensors)
+    where = {"rtol": 2e-4, "atol": 1e-7, "msg": lambda said: f"{name}: the plain formula is another one\n{said}"}
+    torch.testing.assert_close(value, other, **where)
+    for grad, wanted in zip(grads, others, strict=True):
+        assert (grad - wanted).norm() <= 1e-3 * wanted.norm(), f"{name}: the plain formula has another gradient"
+
+
+def seconds(sides: dict[str, Loss], tensors: tuple[Tensor, ...], clock: Callable[[], float], rounds: int) -> dict:
+    """For each side what a call takes, round by round."""
+    calls = {}
+    for side, loss in sides.items():
+        start = clock()
+        step(loss, tensors)
+        calls[side] = max(1, min(100, math.ceil(0.01 / max(clock() - start, 1e-6))))
+        if side == "ours" and clock() - start > LONG:
+            rounds = min(rounds, 5)
+    taken: dict[str, list[float]] = {side: [] for side in sides}
+    for round_ in range(-1, rounds):
+        for side in list(sides) if round_ % 2 else reversed(list(sides)):
+            start = clock()
+            for _ in range(calls[side]):
+                step(sides[side], tensors)
+            if round_ >= 0:
+                taken[side].append((clock() - start) / calls[side])
+    return taken
+
+
+def ratios(mine: list[float], theirs: list[float]) -> dict[str, float]:
+    each = sorted(a / b for a, b in zip(mine, theirs, strict=True))
+    low, _, high = statistics.quantiles(each, n=4)
+    middle = statistics.median(mine) / statistics.median(theirs)
+    return {"time_ratio": round(middle, 3), "time_p25": round(low, 3), "time_p75": round(high, 3)}
+
+
+def measure(name: str, case: Case, others: dict[str, Loss], clock: Callable[[], float], rounds: int) -> dict:
+    """The record of one loss. Ratios are ours over theirs: below 1 is faster, or smaller."""
+    G.manual_seed(0)
+    tensors = case.inputs.make()
+    call = case.call or (lambda *x: getattr(ours, name)(*x, **case.settings))
+    agree(name, tensors, call, case.plain)
+    sides = {"ours": call, "plain": case.plain, **others}
+    values = {side: float(step(loss, tensors)[0].float().mean()) for side, loss in sides.items()}
+    memory = {side: peak(lambda loss=loss: step(loss, tensors)) for side, loss in sides.items()}
+    taken = seconds(sides, tensors, clock, rounds)
+    beside = {
+        peer: {
+            "time_ratio": ratios(taken["ours"], taken[peer])["time_ratio"],
+            "memory_ratio": round(memory["ours"] / memory[peer], 3),
+            "value_differs": not math.isclose(values[peer], values["ours"], rel_tol=1e-3),
+            "value_ratio": round(values[peer] / values["ours"], 4),
+        }
+        for peer in others
+    }
+    return {
+        "shapes": case.inputs.shapes,
+        **ratios(taken["ours"], taken["plain"]),
+        "memory_ratio": round(memory["ours"] / memory["plain"], 3),
+        **{f"{side}_ms": round(1e3 * statistics.median(taken[side]), 3) for side in ("ours", "plain")},
+        **{f"{side}_mb": round(memory[side] / 1e6, 3) for side in ("ours", "plain")},
+        "rounds": len(taken["ours"]),
+        "peers": beside,
+    }
+
+
+def line(name: str, row: dict) -> str:
+    mark = "  ABOVE 1.1" if row["time_ratio"] > PROMISE else ""
+    time_, spread = f"{row['time_ratio']:6.3f}", f"({row['time_p25']:.2f} to {row['time_p75']:.2f})"
+    said = f"{name:20} time {time_} {spread:17} {row['ours_ms']:10.3f} ms  memory {row['memory_ratio']:6.3f}"
+    for peer, beside in row["peers"].items():
+        note = f", value x {beside['value_ratio']}" if beside["value_differs"] else ""
+        said += f"; {peer} {beside['time_ratio']} in time, {beside['memory_ratio']} in memory{note}"
+    return said + mark
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--only", default="", help="names with commas; nothing is written")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=1, help="with more than one, seconds are those of the wall")
+    given = parser.parse_args()
+    missing = set(ours.__all__) - set(CASES)
+    assert not missing, f"not measured: {', '.join(sorted(missing))}"
+    torch.set_num_threads(given.threads)
+    trust()
+    clock = time.process_time if given.threads == 1 else time.perf_counter
+    found, said = peers()
+    print("; ".join(f"{package} {state}" for package, state in said.items()), flush=True)
+    cases = {**CASES, "linear_kl": LARGE} if given.large else CASES
+    rows = {}
+    for name in given.only.split(",") if given.only else cases:
+        rows[name] = measure(name, cases[name], found.get(name, {}), clock, given.rounds)
+        print(line(name, rows[name]), flush=True)
+    slow = [name for name, row in rows.items() if row["time_ratio"] > PROMISE]
+    print(f"above {PROMISE} x the plain formula: {', '.join(slow) or 'none'}")
+    if not given.only:
+        place = {k: v for k, v in environment().items() if k != "command"}
+        place |= {"clock": clock.__name__, "peers": said}
+        out = Path(__file__).parent / "results" / "losses.json"
+        out.write_text(json.dumps({"environment": place, "results": rows}, indent=2) + "\n")
+        print(f"written: {out.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Losses on labels, and what a label means to the losses that read one beside the teacher.
+
+A label is a class number, -1 (or `ignore`) for none, or a soft label over the classes, as mixing makes them; all zeros
+are none. Losses that single out the true class take a soft label as an expectation: the loss for its two heaviest
+classes, weighed by their shares. For mixup and cutmix, which mix two, that is exact.
+
+Shapes: B = any leading axes, C = classes, K = 1 or 2 classes of a label.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.core.errors import ConfigError, DataError, ShapeError, problem
+from limbeck.core.setting import setting
+from limbeck.core.types import Named, Needs
+from limbeck.objectives.logspace import Reduction, expected, reduce, widened
+from limbeck.objectives.term import OnOutput, check_weight
+
+__all__ = ["Chosen", "Label", "label_cross_entropy"]
+
+
+class Chosen(NamedTuple):
+    """The classes that a label names and their shares, both [..., K]; the shares of a sample sum to 1, or are all 0."""
+
+    classes: Tensor
+    share: Tensor
+
+
+def chosen(where: str, logits_BC: Tensor, y: Tensor, *, ignore: int = -1) -> Chosen:
+    """What the labels single out.
+
+    Raises:
+        ShapeError: labels and logits do not line up.
+        DataError: a label is no class of the student's.
+    """
+    if y.is_floating_point():
+        if y.shape[:-1] != logits_BC.shape[:-1] or y.shape[-1] > logits_BC.shape[-1]:
+            raise _labels_do_not_fit(logits_BC, y, where)
+        share, index = y.to(logits_BC.dtype).topk(min(2, y.shape[-1]), -1)
+        whole = share.sum(-1, keepdim=True)
+        return Chosen(index, share / torch.where(whole == 0, 1.0, whole))
+    if y.shape != logits_BC.shape[:-1]:
+        raise _labels_do_not_fit(logits_BC, y, where)
+    labelled = (y != ignore) & (y != -1)
+    _in_range(y, labelled, logits_BC.shape[-1])
+    return Chosen(torch.where(labelled, y, 0).unsqueeze(-1), labelled.unsqueeze(-1).to(logits_BC.dtype))
+
+
+def label_cross_entropy(
+    student_BC: Tensor, y: Tensor, *, smoothing: float = 0.0, ignore: int = -1, reduction: Reduction = "mean"
+) -> Tensor:
+    """Cross-entropy with true labels; a sample without a label (`ignore`, or an all-zero soft label) costs nothing.
+
+    Args:
+        student_BC: student logits [..., C].
+        y: class numbers [...], or soft labels [..., C] as mixing makes them (they may be narrower than the logits).
+        smoothing: share of the label spread evenly over all classes (Szegedy et al. 2016, section 7).
+        ignore: the class number of samples without a label; -1 always is one.
+        reduction: "none" gives one value per example, [...].
+
+    Raises:
+        ShapeError: labels and logits do not line up.
+        DataError: a label is no class of the student's.
+
+    Source: Szegedy et al. 2016, "Rethinking the inception architecture", section 7, for the smoothing.
+    """
+    log_s = widened(student_BC).log_softmax(-1)
+    if y.is_floating_point():
+        if y.shape[:-1] != log_s.shape[:-1] or y.shape[-1] > log_s.shape[-1]:
+            raise _labels_do_not_fit(student_BC, y)
+        soft = F.pad(y, (0, log_s.shape[-1] - y.shape[-1])).to(log_s.dtype)
+        has_label = soft.sum(-1, keepdim=True)
+        soft = (1 - smoothing) * soft + smoothing * has_label / log_s.shape[-1]
+        return reduce(-expected(soft.log(), log_s), reduction)
+    if y.shape != log_s.shape[:-1]:
+        raise _labels_do_not_fit(student_BC, y)
+    labelled = (y != ignore) & (y != -1)
+    _in_range(y, labelled, log_s.shape[-1])
+    value = -log_s.gather(-1, torch.where(labelled, y, 0).unsqueeze(-1)).squeeze(-1)
+    if smoothing:
+        value = (1 - smoothing) * value - smoothing * log_s.mean(-1)
+    return reduce(torch.where(labelled, value, 0.0), reduction)
+
+
+def _in_range(y: Tensor, labelled: Tensor, classes: int) -> None:
+    """Refuse class numbers that the student has not; on a CPU only, where a look costs nothing."""
+    if (
+        y.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or not bool((labelled & ((y < 0) | (y >= classes))).any())
+    ):
+        return
+    seen = y[labelled]
+    wrong = f"labels go from {int(seen.min())} to {int(seen.max())}, the student has {classes} classes"
+    raise DataError(problem("label", wrong, "give the student an output a class, or mend the labels"))
+
+
+def _labels_do_not_fit(logits: Tensor, y: Tensor, where: str = "label") -> ShapeError:
+    wrong = f"logits are {tuple(logits.shape)}, labels are {tuple(y.shape)}"
+    return ShapeError(problem(where, wrong, "give one class number a sample, or soft labels [..., classes]"))
+
+
+@setting
+class Label(OnOutput):
+    """Match the true labels. The formula is `label_cross_entropy`.
+
+    Matches: the labels; no teacher takes part.
+    Formula: −log s of the label; Σ −y log s for soft labels; 0 where there is none.
+    Source: Szegedy et al. 2016, section 7, for the smoothing.
+    Defaults: no smoothing: a teacher's soft answers beside it do that work.
+    Helps: beside any other term, wherever labels are right.
+    Cost: one softmax.
+    Limits: samples without a label count in the mean, so it weighs by the share of labels in a batch.
+    """
+
+    kind: Literal["label"] = "label"
+    smoothing: float = 0.0
+    ignore: int = -1
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        check_weight(self.kind, self.weight)
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(problem("label.smoothing", f"{self.smoothing} is no share", "give 0 or more, below 1"))
+
+    def needs(self) -> Needs:
+        """The student's output and the labels; no teacher."""
+        return Needs(student=frozenset({self.on}), batch=frozenset({"y"}))
+
+    def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
+        """One value per example."""
+        given = {"smoothing": self.smoothing, "ignore": self.ignore}
+        return label_cross_entropy(student[self.on], batch["y"], **given, reduction="none")  # type: ignore[arg-type]
