@@ -96,14 +96,22 @@ def crd(
     _check_allowed("crd", negatives, allowed)
     own = (s * t).sum(1) / temperature
     if negatives is None:
-        all_pairs = products(s, t) / temperature
-        sides = all_pairs, all_pairs.mT
-        allowed = ~torch.eye(len(s), dtype=torch.bool, device=s.device)
-    else:
-        sides = products(s, unit(negatives[1])) / temperature, products(t, unit(negatives[0])) / temperature
-        allowed = torch.ones_like(sides[0], dtype=torch.bool) if allowed is None else allowed
+        return reduce(_told_in_batch(own, products(s, t) / temperature, log_normalizer), reduction)
+    sides = products(s, unit(negatives[1])) / temperature, products(t, unit(negatives[0])) / temperature
+    allowed = torch.ones_like(sides[0], dtype=torch.bool) if allowed is None else allowed
     value = [_told_from_noise(own, others, allowed, log_normalizer) for others in sides]
     return reduce(value[0] + value[1], reduction)
+
+
+def _told_in_batch(own_B: Tensor, all_BB: Tensor, log_z: float | Tensor | None) -> Tensor:
+    """Both sides of `crd` among the samples of the batch: one matrix, by rows and by columns."""
+    B = len(own_B)
+    if log_z is None:
+        log_z = all_BB.detach().logsumexp((0, 1)) - 2 * math.log(B)
+    shift = log_z + math.log(max(B - 1, 1))
+    noise = F.softplus(all_BB - shift)
+    noise = noise - noise.diagonal().diag()
+    return -2 * F.logsigmoid(own_B - shift) + noise.sum(0) + noise.sum(1)
 
 
 def _told_from_noise(own_B: Tensor, others_BK: Tensor, allowed_BK: Tensor, log_z: float | Tensor | None) -> Tensor:

@@ -30,6 +30,9 @@ from limbeck.objectives.logspace import (
 from limbeck.objectives.temperature import Temperature
 from limbeck.objectives.term import Formula, Labelled, Softened, check_weights
 
+RULED_OUT = -1e30
+"""The logit of a class that is left out: far below any other, and finite, so that nothing has to be masked later."""
+
 __all__ = ["DKD", "NKD", "dkd", "nkd"]
 
 
@@ -90,7 +93,7 @@ def _each(label: Chosen) -> list[tuple[int, Tensor]]:
 
 def _without(logits_BC: Tensor, index_B1: Tensor) -> Tensor:
     """The logits with one class ruled out."""
-    return logits_BC.scatter(-1, index_B1, -torch.inf)
+    return logits_BC.scatter(-1, index_B1, RULED_OUT)
 
 
 def _target_kl(s: Tensor, t: Tensor, index_B1: Tensor) -> Tensor:

@@ -14,7 +14,18 @@ from limbeck.core.check import not_negative
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
-from limbeck.objectives.logspace import Heat, Reduction, Scaling, expected, log_mix, log_pair, reduce, scale
+from limbeck.objectives.logspace import (
+    Heat,
+    Reduction,
+    Scaling,
+    expected,
+    free,
+    log_mix,
+    log_pair,
+    probabilities,
+    reduce,
+    scale,
+)
 from limbeck.objectives.temperature import Temperature
 from limbeck.objectives.term import Formula, Softened, check_share
 
@@ -104,8 +115,10 @@ def jsd(
     """
     check_share("jsd.beta", beta, low="reverse_kl", high="kl")
     log_s, log_t = log_pair("jsd", student_BC, teacher_BC, temperature=temperature)
-    log_m = log_mix(log_t, log_s, beta)
-    value = beta * expected(log_t, log_t - log_m) + (1 - beta) * expected(log_s, log_s - log_m)
+    clear = free(log_t, log_s)
+    log_m = log_mix(log_t, log_s, beta, clear=clear)
+    left, right = (expected(log_x, log_x - log_m, clear=clear) for log_x in (log_t, log_s))
+    value = beta * left + (1 - beta) * right
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
@@ -128,7 +141,8 @@ def skew_kl(
     """
     check_share("skew_kl.alpha", alpha, low="kl", high="no loss")
     log_s, log_t = log_pair("skew_kl", student_BC, teacher_BC, temperature=temperature)
-    value = expected(log_t, log_t - log_mix(log_t, log_s, alpha))
+    clear = free(log_t, log_s)
+    value = expected(log_t, log_t - log_mix(log_t, log_s, alpha, clear=clear), clear=clear)
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
@@ -151,7 +165,8 @@ def skew_reverse_kl(
     """
     check_share("skew_reverse_kl.alpha", alpha, low="reverse_kl", high="no loss")
     log_s, log_t = log_pair("skew_reverse_kl", student_BC, teacher_BC, temperature=temperature)
-    value = expected(log_s, log_s - log_mix(log_s, log_t, alpha))
+    clear = free(log_t, log_s)
+    value = expected(log_s, log_s - log_mix(log_s, log_t, alpha, clear=clear), clear=clear)
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
@@ -169,8 +184,8 @@ def total_variation(
 
     Source: Wen et al. 2023, "f-Divergence minimization for sequence-level knowledge distillation", section 3.
     """
-    log_s, log_t = log_pair("total_variation", student_BC, teacher_BC, temperature=temperature)
-    value = (log_s.exp() - log_t.exp()).abs().sum(-1) / 2
+    s, t = probabilities("total_variation", student_BC, teacher_BC, temperature=temperature)
+    value = (s - t).abs().sum(-1) / 2
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 

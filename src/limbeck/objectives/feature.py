@@ -15,7 +15,7 @@ from limbeck.core.errors import ConfigError, problem
 from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
 from limbeck.objectives.geometry import rows, unit
-from limbeck.objectives.logspace import Reduction, reduce, widened
+from limbeck.objectives.logspace import Reduction, gap, reduce, widened
 from limbeck.objectives.term import Formula, OnLayers
 
 __all__ = [
@@ -44,7 +44,8 @@ def hint(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> 
     Source: Romero et al. 2015, "FitNets", eq. 3 (there summed and halved; the mean keeps the scale level over widths).
     """
     same_shape("hint", student=student, teacher=teacher)
-    return reduce((widened(student) - widened(teacher)).square().flatten(1).mean(1), reduction)
+    value = gap(student, teacher).flatten(1)
+    return reduce(value.sum(1) / value.shape[1], reduction)
 
 
 def cosine(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -110,7 +111,8 @@ def factor(student: Tensor, teacher: Tensor, *, p: float = 1.0, reduction: Reduc
     """
     check_power("factor.p", p)
     same_shape("factor", student=student, teacher=teacher)
-    return reduce((unit(rows(student)) - unit(rows(teacher))).abs().pow(p).mean(1), reduction)
+    apart = (unit(rows(student)) - unit(rows(teacher))).abs()
+    return reduce((apart if p == 1 else apart.pow(p)).sum(1) / apart.shape[1], reduction)
 
 
 def check_power(where: str, p: float) -> None:

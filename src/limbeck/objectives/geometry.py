@@ -36,12 +36,18 @@ def distances(x_BD: Tensor) -> Tensor:
 def products(a_BD: Tensor, b_KD: Tensor) -> Tensor:
     """All inner products a·bᵀ, [..., B, K], in full precision: autocast would round matrix products to half."""
     dtype = torch.promote_types(a_BD.dtype, b_KD.dtype)
+    if not torch.is_autocast_enabled(a_BD.device.type):
+        return a_BD.to(dtype) @ b_KD.to(dtype).mT
     with torch.autocast(a_BD.device.type, enabled=False):
         return a_BD.to(dtype) @ b_KD.to(dtype).mT
 
 
 def pearson_distance(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
     """1 − Pearson's correlation along `dim`: 0 where both sides are constant, 1 where only one is."""
-    first, second = (unit(x - x.mean(dim, keepdim=True), dim) for x in (a, b))
-    silent = (first == 0).all(dim) & (second == 0).all(dim)
-    return torch.where(silent, 0.0, 1 - (first * second).sum(dim))
+    sides = []
+    for x in (a, b):
+        centred = x - x.mean(dim, keepdim=True)
+        length = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
+        sides.append((centred / torch.where(length == 0, 1.0, length), length.squeeze(dim) == 0))
+    (first, flat), (second, still) = sides
+    return torch.where(flat & still, 0.0, 1 - (first * second).sum(dim))

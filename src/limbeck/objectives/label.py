@@ -24,6 +24,10 @@ from limbeck.objectives.term import OnOutput, check_weight
 __all__ = ["Chosen", "Label", "label_cross_entropy"]
 
 
+MISSING = -(2**40)
+"""What no label is: torch's usual -100 would pass a wrong label over in silence."""
+
+
 class Chosen(NamedTuple):
     """The classes that a label names and their shares, both [..., K]; the shares of a sample sum to 1, or are all 0."""
 
@@ -69,31 +73,32 @@ def label_cross_entropy(
 
     Source: Szegedy et al. 2016, "Rethinking the inception architecture", section 7, for the smoothing.
     """
-    log_s = widened(student_BC).log_softmax(-1)
     if y.is_floating_point():
+        log_s = widened(student_BC).log_softmax(-1)
         if y.shape[:-1] != log_s.shape[:-1] or y.shape[-1] > log_s.shape[-1]:
             raise _labels_do_not_fit(student_BC, y)
         soft = F.pad(y, (0, log_s.shape[-1] - y.shape[-1])).to(log_s.dtype)
         has_label = soft.sum(-1, keepdim=True)
         soft = (1 - smoothing) * soft + smoothing * has_label / log_s.shape[-1]
         return reduce(-expected(soft.log(), log_s), reduction)
-    if y.shape != log_s.shape[:-1]:
+    if y.shape != student_BC.shape[:-1]:
         raise _labels_do_not_fit(student_BC, y)
-    labelled = (y != ignore) & (y != -1)
-    _in_range(y, labelled, log_s.shape[-1])
-    value = -log_s.gather(-1, torch.where(labelled, y, 0).unsqueeze(-1)).squeeze(-1)
-    if smoothing:
-        value = (1 - smoothing) * value - smoothing * log_s.mean(-1)
-    return reduce(torch.where(labelled, value, 0.0), reduction)
+    labelled = y != -1 if ignore == -1 else (y != ignore) & (y != -1)
+    flat, index = widened(student_BC).reshape(-1, student_BC.shape[-1]), torch.where(labelled, y, MISSING).reshape(-1)
+    try:
+        value = F.cross_entropy(flat, index, ignore_index=MISSING, label_smoothing=smoothing, reduction="none")
+    except IndexError:  # torch looks on a CPU, where it costs nothing
+        _in_range(y, labelled, student_BC.shape[-1])
+        raise
+    return reduce(value.view(y.shape), reduction)
 
 
 def _in_range(y: Tensor, labelled: Tensor, classes: int) -> None:
     """Refuse class numbers that the student has not; on a CPU only, where a look costs nothing."""
-    if (
-        y.device.type != "cpu"
-        or torch.compiler.is_compiling()
-        or not bool((labelled & ((y < 0) | (y >= classes))).any())
-    ):
+    if y.device.type != "cpu" or torch.compiler.is_compiling() or not y.numel():
+        return
+    low, high = torch.where(labelled, y, 0).aminmax()
+    if low >= 0 and high < classes:
         return
     seen = y[labelled]
     wrong = f"labels go from {int(seen.min())} to {int(seen.max())}, the student has {classes} classes"

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from limbeck.core.check import one_of, positive, same_shape
 from limbeck.core.errors import ShapeError, problem
@@ -24,8 +25,11 @@ __all__ = [
     "Scaling",
     "complement",
     "expected",
+    "free",
+    "gap",
     "log_mix",
     "log_pair",
+    "probabilities",
     "reduce",
     "scale",
     "softened",
@@ -84,6 +88,12 @@ def log_pair(
     )
 
 
+def probabilities(where: str, student_BC: Tensor, teacher_BC: Tensor, *, temperature: Heat = 1.0) -> LogPair:
+    """Softened probabilities of both sides, for losses that take no logarithm of them; errors as in `log_pair`."""
+    same_shape(where, student=student_BC, teacher=teacher_BC)
+    return LogPair(*(softened(where, x, temperature).softmax(-1) for x in (student_BC, teacher_BC)))
+
+
 def standardize(logits_BC: Tensor) -> Tensor:
     """Logits with mean 0 and (unbiased) standard deviation 1 over the classes: blind to their shift and scale.
 
@@ -104,18 +114,39 @@ def standardize(logits_BC: Tensor) -> Tensor:
     return centred * torch.where(flat, 0.0, 1 / torch.where(flat, 1.0, deviation))
 
 
-def expected(log_p_BC: Tensor, value_BC: Tensor) -> Tensor:
-    """The mean of `value` under p, summed over classes. A class with p = 0 adds nothing, whatever its value."""
+def free(*logs: Tensor) -> bool:
+    """Whether it is known that no class is ruled out: a look costs less than a mask, on a CPU; elsewhere it waits."""
+    if any(x.device.type != "cpu" or not x.numel() for x in logs) or torch.compiler.is_compiling():
+        return False
+    return all(bool(x.detach().amin() > -torch.inf) for x in logs)
+
+
+def expected(log_p_BC: Tensor, value_BC: Tensor, *, clear: bool | None = None) -> Tensor:
+    """The mean of `value` under p, summed over classes. A class with p = 0 adds nothing, whatever its value.
+
+    `clear` says whether it is known that no class is ruled out, where the caller has looked already.
+    """
+    if free(log_p_BC) if clear is None else clear:
+        return (log_p_BC.exp() * value_BC).sum(-1)
     dead = log_p_BC == -torch.inf
     return (log_p_BC.exp() * value_BC.masked_fill(dead, 0.0)).sum(-1)
 
 
-def log_mix(log_p_BC: Tensor, log_q_BC: Tensor, share: float) -> Tensor:
-    """Log of `share`·p + (1 − `share`)·q, for a share above 0 and below 1."""
+def log_mix(log_p_BC: Tensor, log_q_BC: Tensor, share: float, *, clear: bool | None = None) -> Tensor:
+    """Log of `share`·p + (1 − `share`)·q, for a share above 0 and below 1; `clear` as in `expected`."""
+    if free(log_p_BC, log_q_BC) if clear is None else clear:
+        return torch.logaddexp(log_p_BC + math.log(share), log_q_BC + math.log1p(-share))
     dead = (log_p_BC == -torch.inf) & (log_q_BC == -torch.inf)
     first = log_p_BC.masked_fill(dead, 0.0) + math.log(share)
     second = log_q_BC.masked_fill(dead, 0.0) + math.log1p(-share)
     return torch.logaddexp(first, second).masked_fill(dead, -torch.inf)
+
+
+def gap(student: Tensor, teacher: Tensor, reduction: Reduction = "none") -> Tensor:
+    """Squared differences in at least float32, in one pass each way; "mean" is over all of them."""
+    student, teacher = widened(student), widened(teacher)
+    kind = torch.promote_types(student.dtype, teacher.dtype)
+    return F.mse_loss(student.to(kind), teacher.to(kind), reduction=reduction)
 
 
 def complement(log_p: Tensor) -> Tensor:

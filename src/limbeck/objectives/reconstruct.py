@@ -7,6 +7,7 @@ Shapes: B = batch, C = channels or width, H, W = positions. What the head made f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,7 +21,7 @@ from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
 from limbeck.core.types import Named, Needs
 from limbeck.objectives.heads import Head, width_of
-from limbeck.objectives.logspace import Reduction, reduce, widened
+from limbeck.objectives.logspace import Reduction, gap, reduce, widened
 from limbeck.objectives.makers import FLOOR, Fusing, Generating, Regressing, scale_of
 from limbeck.objectives.term import check_weight
 
@@ -51,8 +52,8 @@ def variational(mean: Tensor, log_scale: Tensor, target: Tensor, *, reduction: R
     variance = F.softplus(widened(log_scale)) + FLOOR
     if mean.dim() == 4:
         variance = variance[:, None, None]
-    value = ((widened(mean) - widened(target)).square() / variance + variance.log()) / 2
-    return reduce(value.flatten(1).mean(1), reduction)
+    value = (gap(mean, target) / variance).flatten(1)
+    return reduce((value.sum(1) / value.shape[1] + variance.log().mean()) / 2, reduction)
 
 
 def review(students: Sequence[Tensor], teachers: Sequence[Tensor], *, reduction: Reduction = "mean") -> Tensor:
@@ -79,18 +80,27 @@ def review(students: Sequence[Tensor], teachers: Sequence[Tensor], *, reduction:
         same_shape("review", student=student, teacher=teacher)
         if student.dim() != 4:
             raise ShapeError(problem("review", f"student is {tuple(student.shape)}", "give maps [B, C, H, W]"))
-    return reduce(torch.stack([_hierarchical(widened(s) - widened(t)) for s, t in pairs]).sum(0), reduction)
+    return reduce(torch.stack([_hierarchical(widened(s), widened(t)) for s, t in pairs]).sum(0), reduction)
 
 
-def _hierarchical(gap_BCHW: Tensor) -> Tensor:
-    """The loss of one pair, [B]. Pooling is linear, so it is the difference that is pooled."""
-    value, weight, total = gap_BCHW.square().mean((1, 2, 3)), 1.0, 1.0
+def _hierarchical(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
+    """The loss of one pair, [B]."""
+    sides: tuple[Tensor, ...] = (student_BCHW, teacher_BCHW)
+    value, weight, total = _mean_square(*sides), 1.0, 1.0
     for size in (4, 2, 1):
-        if size < min(gap_BCHW.shape[2:]):
+        if size < min(student_BCHW.shape[2:]):
             weight /= 2
             total += weight
-            value = value + weight * F.adaptive_avg_pool2d(gap_BCHW, size).square().mean((1, 2, 3))
+            if all(length % size == 0 for length in sides[0].shape[2:]):  # averages of even averages are averages
+                pooled = sides = tuple(F.adaptive_avg_pool2d(x, size) for x in sides)
+            else:
+                pooled = tuple(F.adaptive_avg_pool2d(x, size) for x in (student_BCHW, teacher_BCHW))
+            value = value + weight * _mean_square(*pooled)
     return value / total
+
+
+def _mean_square(student: Tensor, teacher: Tensor) -> Tensor:
+    return gap(student, teacher).sum((1, 2, 3)) / math.prod(student.shape[1:])
 
 
 def masked_generative(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -107,7 +117,7 @@ def masked_generative(student: Tensor, teacher: Tensor, *, reduction: Reduction 
     Source: Yang et al. 2022, "Masked generative distillation", section 3.
     """
     same_shape("masked_generative", student=student, teacher=teacher)
-    return reduce((widened(student) - widened(teacher)).square().flatten(1).sum(1), reduction)
+    return reduce(gap(student, teacher).flatten(1).sum(1), reduction)
 
 
 @setting

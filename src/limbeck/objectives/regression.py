@@ -5,8 +5,10 @@ Shapes: B = batch, K = any further axes. Student first, teacher second, labels l
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from limbeck.core.check import not_negative
@@ -35,7 +37,8 @@ def squared_error(student_BK: Tensor, target_BK: Tensor, *, reduction: Reduction
     Source: Gauss 1809; for distillation Chen et al. 2017, section 3.3.
     """
     student, target = _lined_up("squared_error", student=student_BK, target=target_BK)
-    return reduce(_per_example(_square(student, target)), reduction)
+    error = torch.where(target.isnan(), 0.0, student - target)
+    return reduce(_per_example(error.square()), reduction)
 
 
 def bounded_error(
@@ -67,9 +70,9 @@ def bounded_error(
     """
     not_negative("bounded_error.margin", margin)
     student, teacher, target = _lined_up("bounded_error", student=student_BK, teacher=teacher_BK, target=target_BK)
-    error = _square(student, target)
-    worse = error.detach() + margin > _square(teacher, target).detach()
-    return reduce(_per_example(error.masked_fill(~worse, 0.0)), reduction)
+    error, bound = student - target, (teacher.detach() - target).square()
+    worse = error.detach().square() + margin > bound  # never, where the label is missing
+    return reduce(_per_example(torch.where(worse, error, 0.0).square()), reduction)
 
 
 def _lined_up(where: str, **named: Tensor) -> list[Tensor]:
@@ -82,14 +85,8 @@ def _lined_up(where: str, **named: Tensor) -> list[Tensor]:
     return [x.to(dtype) for x in even.values()]
 
 
-def _square(value: Tensor, target: Tensor) -> Tensor:
-    """The squared error, 0 where the target is missing; what is ruled out is ruled out on the way in."""
-    missing = target.isnan()
-    return (value.masked_fill(missing, 0.0) - target.masked_fill(missing, 0.0)).square()
-
-
 def _per_example(value: Tensor) -> Tensor:
-    return value.flatten(1).mean(-1) if value.dim() > 1 else value
+    return value.sum(tuple(range(1, value.dim()))) / math.prod(value.shape[1:]) if value.dim() > 1 else value
 
 
 @setting

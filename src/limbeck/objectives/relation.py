@@ -17,7 +17,7 @@ from limbeck.core.check import not_negative, one_of, same_shape, whole
 from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
 from limbeck.objectives.geometry import distances, products, rows, unit
-from limbeck.objectives.logspace import Reduction, reduce
+from limbeck.objectives.logspace import Reduction, gap, reduce
 from limbeck.objectives.term import BatchWide, Formula, OnLayers, check_weights, same_batch
 
 __all__ = [
@@ -51,7 +51,7 @@ def similarity(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean
     """
     same_batch("similarity", student=student, teacher=teacher)
     s, t = (unit(products(x, x)) for x in (rows(student), rows(teacher)))
-    return reduce((s - t).square().mean(1), reduction)
+    return reduce(gap(s, t).sum(1) / len(s), reduction)
 
 
 def rkd_distance(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -202,7 +202,10 @@ def correlation(
     same_shape("correlation", student=s, teacher=t)
     apart = (s - t).abs()
     pairs = (apart[:-1] * apart[1:]).sum(1) * (len(s) / (2 * max(len(s) - 1, 1)))
-    return reduce(F.pad(pairs, (1, 0)) + F.pad(pairs, (0, 1)), reduction)
+    if reduction != "none":
+        return reduce(2 * pairs.sum() / (len(s) if reduction == "mean" else 1), reduction)
+    both = F.pad(pairs, (1, 1))
+    return reduce(both[1:] + both[:-1], reduction)
 
 
 def _kernel(x_BD: Tensor, gamma: float, order: int) -> Tensor:
@@ -232,11 +235,14 @@ def cka(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> T
     """
     same_batch("cka", student=student, teacher=teacher)
     s, t = _centred(student), _centred(teacher)
-    silent = (s == 0).all() & (t == 0).all()
     (B, wide), narrow = s.shape, t.shape[1]
     if B * (wide + narrow) <= wide * wide + wide * narrow + narrow * narrow:
-        aligned = (unit(products(s, s), (0, 1)) * unit(products(t, t), (0, 1))).sum()
+        gram_s, gram_t = (_gram(x) for x in (s, t))
+        silent = (gram_s.diagonal().sum() == 0) & (gram_t.diagonal().sum() == 0)
+        aligned = (gram_s * gram_t).sum()
     else:
+        s, t = unit(s, (0, 1)), unit(t, (0, 1))
+        silent = (s == 0).all() & (t == 0).all()
         own = [torch.linalg.vector_norm(products(x.mT, x.mT)) for x in (s, t)]
         lengths = own[0] * own[1]
         aligned = products(s.mT, t.mT).square().sum() / torch.where(lengths == 0, 1.0, lengths)
@@ -244,10 +250,17 @@ def cka(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> T
 
 
 def _centred(x: Tensor) -> Tensor:
-    """Rows with mean 0 and overall length one; the first row goes before the mean, so that constants become exact 0."""
+    """Rows with mean 0; the first row goes before the mean, so that constants become exact 0."""
     x_BD = rows(x)
     x_BD = x_BD - x_BD[:1].detach()
-    return unit(x_BD - x_BD.mean(0), (0, 1))
+    return x_BD - x_BD.mean(0)
+
+
+def _gram(x_BD: Tensor) -> Tensor:
+    """Inner products of samples, overall of length one; over their trace first, so that no square of them vanishes."""
+    gram = products(x_BD, x_BD)
+    trace = gram.detach().diagonal().sum()
+    return unit(gram / torch.where(trace == 0, 1.0, trace), (0, 1))
 
 
 @setting

@@ -21,11 +21,14 @@ from limbeck.objectives.logspace import (
     Reduction,
     Scaling,
     expected,
+    free,
+    gap,
     log_pair,
+    probabilities,
     reduce,
     scale,
+    softened,
     standardize,
-    widened,
 )
 from limbeck.objectives.temperature import Temperature
 from limbeck.objectives.term import BatchWide, Formula, OnOutput, Softened, check_weights
@@ -69,8 +72,11 @@ def soft_cross_entropy(
 
     Source: Hinton, Vinyals & Dean 2015, section 2.
     """
-    log_s, log_t = log_pair("soft_cross_entropy", student_BC, teacher_BC, temperature=temperature)
-    return reduce(scale(expected(log_t, -log_s), temperature, temperature_scaling), reduction)
+    same_shape("soft_cross_entropy", student=student_BC, teacher=teacher_BC)
+    log_s = softened("soft_cross_entropy", student_BC, temperature).log_softmax(-1)
+    t = softened("soft_cross_entropy", teacher_BC, temperature).softmax(-1)
+    log_s = log_s if free(log_s) else log_s.masked_fill(t == 0, 0.0)
+    return reduce(scale(-(t * log_s).sum(-1), temperature, temperature_scaling), reduction)
 
 
 def mse_logits(student_BC: Tensor, teacher_BC: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -89,7 +95,9 @@ def mse_logits(student_BC: Tensor, teacher_BC: Tensor, *, reduction: Reduction =
     Source: Ba & Caruana 2014, "Do deep nets really need to be deep?", section 2.2.
     """
     same_shape("mse_logits", student=student_BC, teacher=teacher_BC)
-    return reduce((widened(student_BC) - widened(teacher_BC)).square().mean(-1), reduction)
+    if reduction == "mean":  # rows are of one length
+        return gap(student_BC, teacher_BC, "mean")
+    return reduce(gap(student_BC, teacher_BC).sum(-1) / student_BC.shape[-1], reduction)
 
 
 def mse_probabilities(
@@ -114,8 +122,8 @@ def mse_probabilities(
 
     Source: the quadratic score of Brier 1950, with the teacher's answers in the place of the outcome.
     """
-    log_s, log_t = log_pair("mse_probabilities", student_BC, teacher_BC, temperature=temperature)
-    value = (log_s.exp() - log_t.exp()).square().sum(-1)
+    s, t = probabilities("mse_probabilities", student_BC, teacher_BC, temperature=temperature)
+    value = gap(s, t).sum(-1)
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
@@ -145,8 +153,7 @@ def dist(
 
     Source: Huang et al. 2022, "Knowledge distillation from a stronger teacher", eq. 8 to 10.
     """
-    log_s, log_t = log_pair("dist", student_BC, teacher_BC, temperature=temperature)
-    s, t = log_s.exp(), log_t.exp()
+    s, t = probabilities("dist", student_BC, teacher_BC, temperature=temperature)
     between = pearson_distance(s, t)
     within = pearson_distance(s.flatten(0, -2), t.flatten(0, -2), 0).mean()
     return reduce(scale(beta * between + gamma * within, temperature, temperature_scaling), reduction)

@@ -6,10 +6,11 @@ Shapes: B = any leading axes, N = tokens, V and U = vocabularies of the student 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from limbeck.core.check import one_of, whole
@@ -129,8 +130,8 @@ def topk_kl(
     z, given = softened("topk_kl", student_BV, temperature), widened(log_probs_BK)
     empty = given == -torch.inf
     ids = torch.where(empty, ids_BK.gather(-1, given.argmax(-1, keepdim=True)), ids_BK)  # doubles rule out once
-    picked = z.gather(-1, ids).masked_fill(empty, -torch.inf)
-    rest_s = z.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+    picked, rest_s = _Split.apply(z, ids)  # type: ignore[no-untyped-call]
+    picked = picked.masked_fill(empty, -torch.inf)
     if tail in ("renormalize", "teacher"):
         log_t = softened("topk_kl", given, temperature).log_softmax(-1)
     else:
@@ -145,6 +146,27 @@ def topk_kl(
         log_s, log_t = log_s[..., : ids.shape[-1]], log_t[..., : ids.shape[-1]]
     value = expected(log_t, log_t - log_s) if direction == "forward" else expected(log_s, log_s - log_t)
     return reduce(scale(value, temperature, temperature_scaling), reduction)
+
+
+class _Split(torch.autograd.Function):
+    """Logits of the answers, and the logsumexp of all others; one pass over the logits on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, z_BV: Tensor, ids_BK: Tensor) -> tuple[Tensor, Tensor]:
+        others = z_BV.scatter(-1, ids_BK, -torch.inf)
+        peak = others.amax(-1, keepdim=True)
+        peak = torch.where(peak.isinf(), 0.0, peak)
+        others.sub_(peak).exp_()
+        total = others.sum(-1, keepdim=True)
+        ctx.save_for_backward(others, total, ids_BK)
+        return z_BV.gather(-1, ids_BK), total.log() + peak
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BK: Tensor, grad_B1: Tensor) -> tuple[Tensor, None]:
+        others, total, ids_BK = ctx.saved_tensors
+        back = others * (grad_B1 / torch.where(total == 0, 1.0, total))
+        return back.scatter_add_(-1, ids_BK, grad_BK), None
 
 
 def _check_tail(where: str, tail: str, direction: str) -> None:
