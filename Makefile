@@ -29,4 +29,6 @@ check: venv
 	$(BIN)/python -m pytest -q tests/architecture tests/docs
 
 bench: venv
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/methods.py digits

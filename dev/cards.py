@@ -157,6 +157,7 @@ def card(kind: str) -> str:
 def results() -> str:
     """The honest table of all arms, best first."""
     lines = ["# Which methods help?", "", *INTRODUCTION.strip().splitlines(), ""]
+    everything = {name for task in TASKS for name in by_arm(task)}
     for task, words in TASKS.items():
         arms = by_arm(task)
         if "plain" not in arms:
@@ -185,6 +186,11 @@ def results() -> str:
             f"Worse beyond the interval: {', '.join(worse) or 'none'}.",
             f"Better than {base} beyond the interval: {', '.join(beyond) or 'none'}.",
             f"The rest of the {len(order)} arms cannot be told from plain training with three seeds.",
+            *(
+                [f"Not run here, for want of time: {', '.join(left)}."]
+                if (left := sorted(everything - set(arms)))
+                else []
+            ),
             "",
         ]
         tuned = [r for r in runs(task) if r["purpose"] == "tune"]
