@@ -200,6 +200,11 @@ def results() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _left_out(arms: set[str]) -> list[str]:
+    """What to say of arms that others have and this one has not."""
+    return [f"Not run here, for want of time: {', '.join(sorted(arms))}."] if arms else []
+
+
 def _surely(task: str, arm: str, other: str) -> int:
     low, high = map(float, re.findall(r"\(([+-][\d.]+) to ([+-][\d.]+)\)", paired(task, arm, other))[0])
     return 1 if low > 0 else -1 if high < 0 else 0
