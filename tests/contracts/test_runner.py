@@ -262,3 +262,35 @@ def test_terms_that_ask_for_the_same_head_share_it_and_different_ones_under_one_
     hot = (lb.KL(temperature=lb.Curriculum()), lb.KL(temperature=lb.Curriculum(start=6.0)))
     with pytest.raises(ValueError, match=r"want different heads(.|\n)*To mend"):
         Student.build(net(), hot, example, answers)
+
+
+def test_values_with_further_axes_are_averaged_over_them():
+    """A term on tokens without `Tokens` around it: each sample weighs the same, and is the mean over its tokens."""
+    g = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(4, 5, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    batch = {"valid": torch.tensor([True, True, False, True])}
+    objective = (lb.KL(temperature=2.0),)
+    signals = {"logits": student}, {"logits": teacher}
+    total, _ = combine(objective, *signals, batch, progress=0.0, counts=counted(objective, batch))
+    each = lb.functional.kl(student, teacher, temperature=2.0, reduction="none").mean(1)
+    torch.testing.assert_close(total, each[batch["valid"]].mean())
+
+
+def test_each_term_is_divided_by_its_own_count():
+    """A mean over tokens and a mean over samples, in one objective and cut in two micro-batches."""
+    g = torch.Generator().manual_seed(4)
+    student, teacher = (torch.randn(4, 5, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    words = torch.randint(0, 3, (4, 5), generator=g)
+    words[0, 2:] = -100
+    y = torch.tensor([0, 1, 2, 0])
+    objective = (lb.Tokens(term=lb.KL(on="words"), column="following", shift=0), lb.Label())
+
+    def part(rows):
+        batch = {"valid": torch.ones(len(y[rows]), dtype=torch.bool), "following": words[rows], "y": y[rows]}
+        return {"words": student[rows], "logits": student[rows, -1]}, {"words": teacher[rows]}, batch
+
+    parts = [part(slice(0, 1)), part(slice(1, 4))]
+    counts = sum(counted(objective, batch) for _, _, batch in parts)
+    total = sum(combine(objective, *each, progress=0.0, counts=counts)[0] for each in parts)
+    tokens = lb.functional.kl(student, teacher, temperature=2.0, reduction="none")[words != -100].mean()
+    torch.testing.assert_close(total, tokens + lb.functional.label_cross_entropy(student[:, -1], y))
