@@ -19,12 +19,12 @@ from limbeck.objectives.logspace import (
     Reduction,
     Scaling,
     expected,
-    free,
     log_mix,
     log_pair,
     probabilities,
     reduce,
     scale,
+    tried,
 )
 from limbeck.objectives.temperature import Temperature
 from limbeck.objectives.term import Formula, Softened, check_share
@@ -115,11 +115,13 @@ def jsd(
     """
     check_share("jsd.beta", beta, low="reverse_kl", high="kl")
     log_s, log_t = log_pair("jsd", student_BC, teacher_BC, temperature=temperature)
-    clear = free(log_t, log_s)
-    log_m = log_mix(log_t, log_s, beta, clear=clear)
-    left, right = (expected(log_x, log_x - log_m, clear=clear) for log_x in (log_t, log_s))
-    value = beta * left + (1 - beta) * right
-    return reduce(scale(value, temperature, temperature_scaling), reduction)
+
+    def both(clear: bool) -> Tensor:
+        log_m = log_mix(log_t, log_s, beta, clear=clear)
+        left, right = (expected(log_x, log_x - log_m, clear=clear) for log_x in (log_t, log_s))
+        return beta * left + (1 - beta) * right
+
+    return reduce(scale(tried(both, log_s), temperature, temperature_scaling), reduction)
 
 
 def skew_kl(
@@ -141,8 +143,7 @@ def skew_kl(
     """
     check_share("skew_kl.alpha", alpha, low="kl", high="no loss")
     log_s, log_t = log_pair("skew_kl", student_BC, teacher_BC, temperature=temperature)
-    clear = free(log_t, log_s)
-    value = expected(log_t, log_t - log_mix(log_t, log_s, alpha, clear=clear), clear=clear)
+    value = _to_mix(log_t, log_s, alpha)
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
@@ -165,9 +166,13 @@ def skew_reverse_kl(
     """
     check_share("skew_reverse_kl.alpha", alpha, low="reverse_kl", high="no loss")
     log_s, log_t = log_pair("skew_reverse_kl", student_BC, teacher_BC, temperature=temperature)
-    clear = free(log_t, log_s)
-    value = expected(log_s, log_s - log_mix(log_s, log_t, alpha, clear=clear), clear=clear)
+    value = _to_mix(log_s, log_t, alpha)
     return reduce(scale(value, temperature, temperature_scaling), reduction)
+
+
+def _to_mix(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """KL(p ‖ `share`·p + (1 − `share`)·q)."""
+    return tried(lambda clear: expected(log_p, log_p - log_mix(log_p, log_q, share, clear=clear), clear=clear), log_p)
 
 
 def total_variation(

@@ -24,10 +24,6 @@ from limbeck.objectives.term import OnOutput, check_weight
 __all__ = ["Chosen", "Label", "label_cross_entropy"]
 
 
-MISSING = -(2**40)
-"""What no label is: torch's usual -100 would pass a wrong label over in silence."""
-
-
 class Chosen(NamedTuple):
     """The classes that a label names and their shares, both [..., K]; the shares of a sample sum to 1, or are all 0."""
 
@@ -83,12 +79,12 @@ def label_cross_entropy(
         return reduce(-expected(soft.log(), log_s), reduction)
     if y.shape != student_BC.shape[:-1]:
         raise _labels_do_not_fit(student_BC, y)
-    labelled = y != -1 if ignore == -1 else (y != ignore) & (y != -1)
-    flat, index = widened(student_BC).reshape(-1, student_BC.shape[-1]), torch.where(labelled, y, MISSING).reshape(-1)
+    y = y if ignore == -1 else y.masked_fill(y == ignore, -1)
+    flat, index = widened(student_BC).reshape(-1, student_BC.shape[-1]), y.reshape(-1)
     try:
-        value = F.cross_entropy(flat, index, ignore_index=MISSING, label_smoothing=smoothing, reduction="none")
+        value = F.cross_entropy(flat, index, ignore_index=-1, label_smoothing=smoothing, reduction="none")
     except IndexError:  # torch looks on a CPU, where it costs nothing
-        _in_range(y, labelled, student_BC.shape[-1])
+        _in_range(y, y != -1, student_BC.shape[-1])
         raise
     return reduce(value.view(y.shape), reduction)
 

@@ -9,6 +9,7 @@ Shapes: B = any leading axes, C = classes. Student first, teacher second, logits
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,7 +26,6 @@ __all__ = [
     "Scaling",
     "complement",
     "expected",
-    "free",
     "gap",
     "log_mix",
     "log_pair",
@@ -34,6 +34,7 @@ __all__ = [
     "scale",
     "softened",
     "standardize",
+    "tried",
     "widened",
 ]
 
@@ -114,27 +115,35 @@ def standardize(logits_BC: Tensor) -> Tensor:
     return centred * torch.where(flat, 0.0, 1 / torch.where(flat, 1.0, deviation))
 
 
-def free(*logs: Tensor) -> bool:
-    """Whether it is known that no class is ruled out: a look costs less than a mask, on a CPU; elsewhere it waits."""
-    if any(x.device.type != "cpu" or not x.numel() for x in logs) or torch.compiler.is_compiling():
-        return False
-    return all(bool(x.detach().amin() > -torch.inf) for x in logs)
+def tried(value: Callable[[bool], Tensor], example: Tensor) -> Tensor:
+    """`value(True)`, taken without masks, where that is a number; `value(False)`, with them, elsewhere.
+
+    A class that is ruled out gives 0 * inf, so NaN, in its row: a look at the rows costs less than masks, on a CPU;
+    elsewhere a look would wait, and in a compiled graph there is none.
+    """
+    if example.device.type == "cpu" and not torch.compiler.is_compiling():
+        bare = value(True)
+        if not bool(bare.detach().isnan().any()):
+            return bare
+    return value(False)
 
 
 def expected(log_p_BC: Tensor, value_BC: Tensor, *, clear: bool | None = None) -> Tensor:
     """The mean of `value` under p, summed over classes. A class with p = 0 adds nothing, whatever its value.
 
-    `clear` says whether it is known that no class is ruled out, where the caller has looked already.
+    `clear` leaves the masks out, for what is `tried`; by default it is tried here.
     """
-    if free(log_p_BC) if clear is None else clear:
+    if clear is None:
+        return tried(lambda known: expected(log_p_BC, value_BC, clear=known), log_p_BC)
+    if clear:
         return (log_p_BC.exp() * value_BC).sum(-1)
     dead = log_p_BC == -torch.inf
     return (log_p_BC.exp() * value_BC.masked_fill(dead, 0.0)).sum(-1)
 
 
-def log_mix(log_p_BC: Tensor, log_q_BC: Tensor, share: float, *, clear: bool | None = None) -> Tensor:
+def log_mix(log_p_BC: Tensor, log_q_BC: Tensor, share: float, *, clear: bool = False) -> Tensor:
     """Log of `share`·p + (1 − `share`)·q, for a share above 0 and below 1; `clear` as in `expected`."""
-    if free(log_p_BC, log_q_BC) if clear is None else clear:
+    if clear:
         return torch.logaddexp(log_p_BC + math.log(share), log_q_BC + math.log1p(-share))
     dead = (log_p_BC == -torch.inf) & (log_q_BC == -torch.inf)
     first = log_p_BC.masked_fill(dead, 0.0) + math.log(share)

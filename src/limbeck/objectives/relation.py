@@ -200,12 +200,12 @@ def correlation(
     if form == "paper":
         return reduce((_kernel(s, gamma, order) - _kernel(t, gamma, order)).square().mean(1), reduction)
     same_shape("correlation", student=s, teacher=t)
-    apart = (s - t).abs()
-    pairs = (apart[:-1] * apart[1:]).sum(1) * (len(s) / (2 * max(len(s) - 1, 1)))
-    if reduction != "none":
-        return reduce(2 * pairs.sum() / (len(s) if reduction == "mean" else 1), reduction)
-    both = F.pad(pairs, (1, 1))
-    return reduce(both[1:] + both[:-1], reduction)
+    apart, number = (s - t).abs(), max(len(s) - 1, 1)
+    both = apart[:-1] * apart[1:]
+    if reduction == "mean":
+        return both.sum() / number
+    pairs = F.pad(both.sum(1) * (len(s) / (2 * number)), (1, 1))
+    return reduce(pairs[1:] + pairs[:-1], reduction)
 
 
 def _kernel(x_BD: Tensor, gamma: float, order: int) -> Tensor:

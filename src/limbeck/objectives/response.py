@@ -21,7 +21,6 @@ from limbeck.objectives.logspace import (
     Reduction,
     Scaling,
     expected,
-    free,
     gap,
     log_pair,
     probabilities,
@@ -29,6 +28,7 @@ from limbeck.objectives.logspace import (
     scale,
     softened,
     standardize,
+    tried,
 )
 from limbeck.objectives.temperature import Temperature
 from limbeck.objectives.term import BatchWide, Formula, OnOutput, Softened, check_weights
@@ -75,8 +75,8 @@ def soft_cross_entropy(
     same_shape("soft_cross_entropy", student=student_BC, teacher=teacher_BC)
     log_s = softened("soft_cross_entropy", student_BC, temperature).log_softmax(-1)
     t = softened("soft_cross_entropy", teacher_BC, temperature).softmax(-1)
-    log_s = log_s if free(log_s) else log_s.masked_fill(t == 0, 0.0)
-    return reduce(scale(-(t * log_s).sum(-1), temperature, temperature_scaling), reduction)
+    value = tried(lambda clear: -(t * (log_s if clear else log_s.masked_fill(t == 0, 0.0))).sum(-1), log_s)
+    return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
 def mse_logits(student_BC: Tensor, teacher_BC: Tensor, *, reduction: Reduction = "mean") -> Tensor:
