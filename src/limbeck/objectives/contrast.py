@@ -110,8 +110,8 @@ def _told_in_batch(own_B: Tensor, all_BB: Tensor, log_z: float | Tensor | None) 
         log_z = all_BB.detach().logsumexp((0, 1)) - 2 * math.log(B)
     shift = log_z + math.log(max(B - 1, 1))
     noise = F.softplus(all_BB - shift)
-    noise = noise - noise.diagonal().diag()
-    return -2 * F.logsigmoid(own_B - shift) + noise.sum(0) + noise.sum(1)
+    others = noise.sum(0) + noise.sum(1) - 2 * noise.diagonal()  # cosines are bounded, so nothing cancels
+    return others - 2 * F.logsigmoid(own_B - shift)
 
 
 def _told_from_noise(own_B: Tensor, others_BK: Tensor, allowed_BK: Tensor, log_z: float | Tensor | None) -> Tensor:

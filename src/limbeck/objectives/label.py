@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.core.check import one_of
 from limbeck.core.errors import ConfigError, DataError, ShapeError, problem
 from limbeck.core.setting import setting
 from limbeck.core.types import Named, Needs
@@ -82,11 +83,15 @@ def label_cross_entropy(
     y = y if ignore == -1 else y.masked_fill(y == ignore, -1)
     flat, index = widened(student_BC).reshape(-1, student_BC.shape[-1]), y.reshape(-1)
     try:
-        value = F.cross_entropy(flat, index, ignore_index=-1, label_smoothing=smoothing, reduction="none")
+        kind = "none" if reduction == "none" else "sum"
+        value = F.cross_entropy(flat, index, ignore_index=-1, label_smoothing=smoothing, reduction=kind)
     except IndexError:  # torch looks on a CPU, where it costs nothing
         _in_range(y, y != -1, student_BC.shape[-1])
         raise
-    return reduce(value.view(y.shape), reduction)
+    one_of("reduction", reduction, ("mean", "sum", "none"))
+    if reduction == "none":
+        return value.view(y.shape)
+    return value / y.numel() if reduction == "mean" else value
 
 
 def _in_range(y: Tensor, labelled: Tensor, classes: int) -> None:
