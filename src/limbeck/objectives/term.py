@@ -7,7 +7,7 @@ field that the base does not know is handed to the formula under its own name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from limbeck.core.check import not_negative, one_of
 from limbeck.core.errors import ConfigError, ShapeError, problem
 from limbeck.core.schedules import Number, value_at
-from limbeck.core.setting import build, setting, tagged
+from limbeck.core.setting import setting, tagged
 from limbeck.core.types import Named, Needs
 from limbeck.objectives.heads import HEAD_FORMS, Head, Projecting
 from limbeck.objectives.temperature import Temperature, check_temperature, heads_of, heat
@@ -77,21 +77,15 @@ class Term(Protocol):
 if not TYPE_CHECKING:
 
     class AnyTerm:
-        """In a field's place: any term, read from YAML by its `kind` whenever the table is whole."""
+        """In a field's place: any term, read from YAML by its `kind`; the table may hold terms that hold terms."""
 
         @classmethod
         def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-            """What pydantic asks of a type that reads itself."""
-            from pydantic_core import core_schema  # noqa: PLC0415 - only where files are read
+            """What pydantic asks of a type that says itself how it is read."""
+            from limbeck.objectives import TERMS  # noqa: PLC0415 - whole by the time anything is read
 
-            return core_schema.no_info_plain_validator_function(cls.read)
+            return handler.generate_schema(tagged(TERMS))
 
-        @staticmethod
-        def read(value: Any) -> Any:
-            """A term, as it is or from plain data."""
-            from limbeck.objectives import TERMS  # noqa: PLC0415 - the table holds terms that hold terms
-
-            return build(tagged(TERMS), value, "term") if isinstance(value, Mapping) else value
 else:
     AnyTerm = Term
 
