@@ -263,6 +263,19 @@ RECIPES: dict[str, Case] = {
     "no arms": Case(edit("arms", value={}), ("tiny.yaml", "baseline", "'plain'")),
     "unknown student layer": Case(edit(*OBJECTIVE, 0, value=HINT), ("student", "'hiden1'", "did you mean 'hidden1'?")),
     "unknown teacher layer": Case(edit(*OBJECTIVE, 0, value=TEACHER_HINT), ("teacher", "'layer3'", "hidden1")),
+    "unknown objective inside another": Case(
+        edit(*OBJECTIVE, 0, value={"kind": "weighed", "term": {"kind": "kll"}}),
+        ("objective.0.weighed.term", "'kll'", "did you mean 'kl'"),
+    ),
+    "a key of an objective inside another": Case(
+        edit(*OBJECTIVE, 0, value={"kind": "weighed", "term": {"kind": "kl", "temprature": 3}}),
+        ("weighed.term.kl.temprature", "no such key"),
+    ),
+    "a share at its end": Case(edit(*OBJECTIVE, 0, value={"kind": "jsd", "beta": 1}), ("jsd.beta", "at 1 `kl`")),
+    "reverse over top-k without a tail": Case(
+        edit(*OBJECTIVE, 0, value={"kind": "topk_kl", "k": 2, "direction": "reverse", "tail": "raw"}),
+        ("topk_kl", "beyond the k", "bucket"),
+    ),
     "no term": Case(edit(*OBJECTIVE, value=[]), ("objective", "no term")),
     "convolutions on a table": Case(edit("student", value={"kind": "conv"}), ("conv", "(4,)")),
     "batch larger than data": Case(change("training.batch_size=500"), ("batch_size", "500", "give at most")),
