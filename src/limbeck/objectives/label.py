@@ -81,7 +81,9 @@ def label_cross_entropy(
     if y.shape != student_BC.shape[:-1]:
         raise _labels_do_not_fit(student_BC, y)
     y = y if ignore == -1 else y.masked_fill(y == ignore, -1)
-    flat, index = widened(student_BC).reshape(-1, student_BC.shape[-1]), y.reshape(-1)
+    flat, index = widened(student_BC), y
+    if y.dim() != 1:
+        flat, index = flat.reshape(-1, flat.shape[-1]), y.reshape(-1)
     try:
         kind = "none" if reduction == "none" else "sum"
         value = F.cross_entropy(flat, index, ignore_index=-1, label_smoothing=smoothing, reduction=kind)
