@@ -98,7 +98,6 @@ def crd(
     if negatives is None:
         return reduce(_told_in_batch(own, products(s, t) / temperature, log_normalizer), reduction)
     sides = products(s, unit(negatives[1])) / temperature, products(t, unit(negatives[0])) / temperature
-    allowed = torch.ones_like(sides[0], dtype=torch.bool) if allowed is None else allowed
     value = [_told_from_noise(own, others, allowed, log_normalizer) for others in sides]
     return reduce(value[0] + value[1], reduction)
 
@@ -114,14 +113,19 @@ def _told_in_batch(own_B: Tensor, all_BB: Tensor, log_z: float | Tensor | None) 
     return others - 2 * F.logsigmoid(own_B - shift)
 
 
-def _told_from_noise(own_B: Tensor, others_BK: Tensor, allowed_BK: Tensor, log_z: float | Tensor | None) -> Tensor:
-    """One side of `crd`, from similarities over temperature."""
-    log_m = allowed_BK.sum(1).clamp_min(1).to(own_B.dtype).log()
+def _told_from_noise(
+    own_B: Tensor, others_BK: Tensor, allowed_BK: Tensor | None, log_z: float | Tensor | None
+) -> Tensor:
+    """One side of `crd`, from similarities over temperature. Without `allowed_BK` no mask is made: it costs a tenth."""
+    number = others_BK.new_tensor(others_BK.shape[1]) if allowed_BK is None else allowed_BK.sum(1, keepdim=True)
+    log_m = number.clamp_min(1).to(own_B.dtype).log()
     if log_z is None:
-        used = torch.cat([own_B[:, None], others_BK.masked_fill(~allowed_BK, -torch.inf)], 1).detach()
-        log_z = _log_mean_exp(used, len(own_B) + allowed_BK.sum())
-    noise = F.logsigmoid(log_m[:, None] + log_z - others_BK)
-    return -F.logsigmoid(own_B - log_z - log_m) - torch.where(allowed_BK, noise, 0.0).sum(1)
+        known = others_BK if allowed_BK is None else others_BK.masked_fill(~allowed_BK, -torch.inf)
+        pairs = len(own_B) + (others_BK.numel() if allowed_BK is None else allowed_BK.sum())
+        log_z = _log_mean_exp(torch.cat([own_B[:, None], known], 1).detach(), torch.as_tensor(pairs))
+    noise = F.softplus(others_BK - (log_m + log_z))
+    noise = noise if allowed_BK is None else torch.where(allowed_BK, noise, 0.0)
+    return noise.sum(1) - F.logsigmoid(own_B - (log_m + log_z).view(-1))
 
 
 def _log_mean_exp(x: Tensor, number: Tensor) -> Tensor:
