@@ -4,60 +4,32 @@ from __future__ import annotations
 
 import signal as signals
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from limbeck.core.errors import CheckpointError, ConfigError, DataError, ModelError, problem
+from limbeck.core.errors import CheckpointError, ConfigError, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.progress import bar
 from limbeck.core.records import StepRecord, read_object, write_json
 from limbeck.core.seeds import derive, seed_everything
-from limbeck.core.taps import Inputs, Outputs
-from limbeck.core.types import Named
-from limbeck.data import Augment, Batches, Source, check_labels
+from limbeck.data import Source
 from limbeck.evaluation import Scores, score
-from limbeck.objectives import Term
-from limbeck.teachers import FunctionTeacher, ModuleTeacher
-from limbeck.train import Engine, State, Student, Training, checkpoint, combine, counted, fit
+from limbeck.job import AnyTeacher, Job, Ready, evaluation, labelled, make_ready, on_device
+from limbeck.train import State, checkpoint, fit
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
 
-__all__ = ["Job", "Result", "check", "evaluation", "train_member"]
+__all__ = ["Result", "check", "train_member"]
 
-AnyTeacher = ModuleTeacher | FunctionTeacher
-
-_EVALUATION_BATCH = 500
 _DONE = ("scores", "validation", "teacher", "state")
 """What a finished member writes down."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one training needs. `arm` and `seed` name it in the folder; "" is the only one there."""
-
-    student: nn.Module
-    teacher: AnyTeacher | None
-    train: Source
-    val: Source
-    test: Source
-    objective: Sequence[Term]
-    training: Training
-    augment: Augment | None = None
-    seed: int = 0
-    arm: str = "student"
-    folder_name: str = ""
-    inputs: Inputs = None
-    outputs: Outputs = None
-    workers: int = 0
-    show: bool = True
-    score_teacher: bool = False
 
 
 @dataclass
@@ -84,11 +56,6 @@ class Result:
         }
 
 
-def evaluation(source: Source, workers: int = 0) -> Batches:
-    """The pass over data that scores are made from: in order, not augmented."""
-    return Batches(source, batch_size=min(_EVALUATION_BATCH, len(source)), shuffle=False, workers=workers)
-
-
 def train_member(job: Job, folder: RunFolder) -> Result:
     """Train one student, or go on where a killed run stopped, or read what a finished one left.
 
@@ -99,8 +66,7 @@ def train_member(job: Job, folder: RunFolder) -> Result:
     home = folder.checkpoints(job.folder_name, job.seed)
     seed_everything(derive(job.seed, "train"))
     with ExitStack() as stack:
-        ready = _ready(job, stack)
-        session = _Session(job, folder, home, ready)
+        session = _Session(job, folder, home, make_ready(job, stack))
         if home is not None and (home / "done.json").exists():
             return session.reread(read_object(home / "done.json", *_DONE))
         return session.run()
@@ -113,53 +79,19 @@ def check(job: Job) -> None:
         LimbeckError: the input is at fault.
     """
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        job.training.optimizer.build(_ready(job, stack).student)
-
-
-class _Ready(NamedTuple):
-    """All that a training needs. `judge` is the teacher where its outputs are the student's, so that they can agree."""
-
-    engine: Engine
-    batches: Batches
-    student: Student
-    judge: AnyTeacher | None
-
-
-def _ready(job: Job, stack: ExitStack) -> _Ready:
-    """All that a training needs, tried once; the stack closes it."""
-    _check(job)
-    engine = Engine(device=job.training.device, precision=job.training.precision)
-    batches, example = _batches(job, engine)
-    names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
-    answers: Named = {}
-    if job.teacher is not None:
-        answers = job.teacher.open(
-            names,
-            example,
-            applied=job.train.normalize,
-            device=engine.device,
-            precision=engine.half,
-            channels_last=job.training.channels_last,
-        )
-        stack.callback(job.teacher.close)
-    if job.training.channels_last:
-        job.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
-    job.student.to(engine.device)
-    student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
-    stack.callback(student.close)
-    return _Ready(engine, batches, student, _dry_run(job, student, answers, example))
+        job.training.optimizer.build(make_ready(job, stack).student)
 
 
 class _Session:
     """A training under way: what the loop's listeners share."""
 
-    def __init__(self, job: Job, folder: RunFolder, home: Path | None, ready: _Ready) -> None:
+    def __init__(self, job: Job, folder: RunFolder, home: Path | None, ready: Ready) -> None:
         self.job, self.folder, self.home = job, folder, home
         self.engine, self.batches, self.student, self.judge = ready
         self.prepared = self.engine.prepare(self.student)
         self.optimizer = job.training.optimizer.build(self.student)
         # Without labels, validation holds the student against its teacher.
-        self.val_judge = None if _labelled(job.val) else self.judge
+        self.val_judge = None if labelled(job.val) else self.judge
         self.state = State()
         self.watch = Watch(monitor=job.training.monitor, patience=job.training.patience)
         self.best: dict[str, Tensor] = {}
@@ -216,7 +148,7 @@ class _Session:
         return self.watch.reason
 
     def _score(self, source: Source, judge: AnyTeacher | None) -> Scores:
-        batches = _on_device(evaluation(source, self.job.workers), self.engine)
+        batches = on_device(evaluation(source, self.job.workers), self.engine)
         return score(self.student, batches, teacher=judge)
 
     def _keep_best(self) -> None:
@@ -286,9 +218,9 @@ class _Session:
         return Result(self.job.student, scores, self.validation, self.state, taught)
 
     def _teacher_scores(self) -> Mapping[str, Any] | None:
-        if self.judge is None or not self.job.score_teacher or not _labelled(self.job.test):
+        if self.judge is None or not self.job.score_teacher or not labelled(self.job.test):
             return None
-        return dict(score(self.judge, _on_device(evaluation(self.job.test, self.job.workers), self.engine)))
+        return dict(score(self.judge, on_device(evaluation(self.job.test, self.job.workers), self.engine)))
 
     def reread(self, done: Mapping[str, Any]) -> Result:
         """The result of a finished run, its weights loaded."""
@@ -305,93 +237,3 @@ class _Session:
             wrong = f"is damaged: its state is no state ({error})"
             raise CheckpointError(problem(f"{self.home}/done.json", wrong, "delete it and run again")) from None
         return Result(self.job.student, done["scores"], done["validation"], state, done["teacher"])
-
-
-def _labelled(source: Source) -> bool:
-    """Whether any sample has a label; a data set that is not in memory is asked for its first batch."""
-    if source.labels is not None:
-        return bool((source.labels >= 0).any())
-    return "y" in next(iter(Batches(source, batch_size=1, shuffle=False).epoch(0)))
-
-
-class _on_device:  # noqa: N801 - an adaptor that reads like a function
-    """Evaluation batches, moved as they come."""
-
-    def __init__(self, batches: Batches, engine: Engine) -> None:
-        self._batches, self._engine = batches, engine
-
-    def __iter__(self) -> Any:
-        return (self._engine.batch(batch) for batch in self._batches.epoch(0))
-
-
-def _batches(job: Job, engine: Engine) -> tuple[Batches, Named]:
-    """The training batches, and two samples to size things with."""
-    training = job.training
-    if training.batch_size % training.accumulate:
-        wrong = f"a batch of {training.batch_size} cannot be cut in {training.accumulate} equal micro-batches"
-        raise ConfigError(problem("accumulate", wrong, "give a divisor of the batch size"))
-    if training.batch_size > len(job.train):
-        wrong = f"a batch of {training.batch_size} is larger than the {len(job.train)} training samples"
-        raise DataError(problem("batch_size", wrong, f"give at most {len(job.train)}"))
-    batches = Batches(
-        job.train,
-        batch_size=training.micro_batch,
-        seed=derive(job.seed, "data"),
-        augment=job.augment,
-        workers=job.workers,
-    )
-    few = Batches(job.train, batch_size=min(2, len(job.train)), shuffle=False)
-    return batches, engine.batch(next(iter(few.epoch(0))))
-
-
-def _check(job: Job) -> None:
-    """What can be known without a pass through the models."""
-    trainable = [p for p in job.student.parameters() if p.requires_grad]
-    if not trainable:
-        mend = "give a student with layers to train, or set requires_grad_(True) on some"
-        raise ModelError(problem("student", "it has no trainable parameter", mend))
-    if isinstance(job.teacher, ModuleTeacher):
-        taught = {p.data_ptr() for p in job.teacher.model.parameters() if p.numel()}
-        if taught & {p.data_ptr() for p in trainable if p.numel()}:
-            mend = "give the teacher a copy of its own: copy.deepcopy(model)"
-            raise ModelError(problem("teacher", "it shares parameters with the student, so it would change", mend))
-    needs = [term.needs() for term in job.objective]
-    if job.teacher is None and any(need.teacher for need in needs):
-        kind = next(term.kind for term, need in zip(job.objective, needs, strict=True) if need.teacher)
-        mend = "give a teacher, or train with limbeck.Label() alone"
-        raise ConfigError(problem("objective", f"the term {kind!r} needs a teacher and there is none", mend))
-    if (
-        job.train.labels is not None
-        and any("y" in need.batch for need in needs)
-        and not bool((job.train.labels >= 0).any())
-    ):
-        raise DataError(
-            problem("train", "no sample has a label, and the term 'label' needs some", "leave that term out")
-        )
-
-
-def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> AnyTeacher | None:
-    """One pass of the objective on two samples: what does not fit is told now and not an hour later.
-
-    Returns the teacher where its logits have the student's shape, so that the two can be compared, or None.
-    """
-    for term in job.objective:
-        for name in term.needs().batch:
-            if name not in example:
-                wrong = f"the term {term.kind!r} needs {name!r}, which the data has not"
-                raise DataError(problem("train", wrong, "give labels beside the inputs, or leave that term out"))
-    signal = student.probe(example, answers)
-    classes = int(signal["logits"].shape[-1]) if "logits" in signal else 0
-    for where, source in (("train", job.train), ("val", job.val), ("test", job.test)):
-        if classes and source.labels is not None:
-            check_labels(source, classes, where)
-    with torch.no_grad():
-        counts = counted(job.objective, example).clamp_min(1)
-        combine(job.objective, signal, answers, example, progress=0.0, counts=counts)
-    shapes = [side["logits"].shape if "logits" in side else None for side in (signal, answers)]
-    judge = job.teacher if shapes[0] == shapes[1] else None
-    for where, source in (("val", job.val), ("test", job.test)):
-        if judge is None and not _labelled(source):
-            wrong = "no sample has a label, and there is no teacher with the same outputs to hold the student against"
-            raise DataError(problem(where, wrong, "give labelled data to score on"))
-    return judge

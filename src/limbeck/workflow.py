@@ -22,7 +22,8 @@ from limbeck.evaluation import Footprint, Scores, score
 from limbeck.evaluation import footprint as measure_footprint
 from limbeck.evaluation.study import document
 from limbeck.evidence import Measured, arm, describe, footprints, save_student
-from limbeck.member import Job, Result, check, evaluation, train_member
+from limbeck.job import Job, evaluation
+from limbeck.member import Result, check, train_member
 from limbeck.objectives import KL, Label, Term, as_objective
 from limbeck.teachers import ModuleTeacher, as_teacher
 from limbeck.train import State, Training

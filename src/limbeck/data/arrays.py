@@ -67,6 +67,10 @@ class Source(Protocol):
         """A digest that changes when the content does."""
         ...
 
+    def inputs_fingerprint(self) -> str:
+        """A digest of what models are given, labels and normalisation left out; of the whole, for a part of it."""
+        ...
+
     def subset(self, index: Tensor) -> Source:
         """The samples at these positions, under their own ids."""
         ...
@@ -125,6 +129,10 @@ class ArraySource:
         """sha256 over names, types, shapes and bytes of all columns, computed once."""
         return self._digest
 
+    def inputs_fingerprint(self) -> str:
+        """sha256 over names, types, shapes and bytes of the columns that models are given."""
+        return self._inputs_digest
+
     def subset(self, index: Tensor) -> SubsetSource:
         """The samples at these positions, under their own ids; nothing is copied."""
         return SubsetSource(self, index)
@@ -134,6 +142,10 @@ class ArraySource:
         digest = hash_columns(self.columns)
         digest.update(repr(self.normalize).encode())
         return str(digest.hexdigest())
+
+    @cached_property
+    def _inputs_digest(self) -> str:
+        return str(hash_columns({name: column for name, column in self.columns.items() if name != "y"}).hexdigest())
 
 
 class SubsetSource:
@@ -178,6 +190,10 @@ class SubsetSource:
         digest = hashlib.sha256(self.parent.fingerprint().encode())
         digest.update(self.ids.numpy().tobytes())
         return digest.hexdigest()
+
+    def inputs_fingerprint(self) -> str:
+        """That of what this is a part of: its ids say which part."""
+        return self.parent.inputs_fingerprint()
 
     def subset(self, index: Tensor) -> SubsetSource:
         """A choice from the choice: one step from the parent, however often it is repeated."""

@@ -94,8 +94,12 @@ class DatasetSource:
             yield self._clean(collated, index)
 
     def fingerprint(self) -> str:
-        """sha256 over length, repr and three samples. A dataset that draws at random has none that lasts."""
+        """sha256 over length, repr and a few samples. A dataset that draws at random has none that lasts."""
         return self._digest
+
+    def inputs_fingerprint(self) -> str:
+        """sha256 over length, repr and a few samples, labels left out."""
+        return self._inputs_digest
 
     def subset(self, index: Tensor) -> SubsetSource:
         """The samples at these positions, under their own ids."""
@@ -103,11 +107,20 @@ class DatasetSource:
 
     @cached_property
     def _digest(self) -> str:
-        size = len(self)
-        digest = hash_columns(self.fetch(torch.tensor(sorted({0, size // 2, size - 1}))))
+        return self._digest_of(self._some(), repr(self.normalize))
+
+    @cached_property
+    def _inputs_digest(self) -> str:
+        return self._digest_of({name: column for name, column in self._some().items() if name != "y"})
+
+    def _some(self) -> dict[str, Tensor]:
+        return self.fetch(_spread(len(self)))
+
+    def _digest_of(self, columns: dict[str, Tensor], *more: str) -> str:
+        digest = hash_columns(columns)
         # Addresses in a repr change from process to process.
         text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.dataset))
-        digest.update(f"{size}:{text}:{self.normalize!r}".encode())
+        digest.update(":".join([str(len(self)), text, *more]).encode())
         return str(digest.hexdigest())
 
     def _clean(self, collated: Any, index: Tensor) -> dict[str, Tensor]:
@@ -131,9 +144,8 @@ class DatasetSource:
                 continue
             if labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(self):
                 continue
-            some = torch.tensor(sorted({0, len(self) // 2, len(self) - 1}))
-            y = self.fetch(some).get("y")
-            if y is not None and y.dim() == 1 and torch.equal(y, labels[some].long()):
+            y = self._some().get("y")
+            if y is not None and y.dim() == 1 and torch.equal(y, labels[_spread(len(self))].long()):
                 return labels.long()
         return None
 
@@ -174,6 +186,11 @@ def from_loader(loader: torch_data.DataLoader[Any], **settings: Any) -> Source:
 
 
 STREAM_MEND = "read it into a list or arrays first, or give a map-style dataset (one with `__len__` and `__getitem__`)"
+
+
+def _spread(size: int) -> Tensor:
+    """A few positions from the first to the last: what a data set that is not in memory is known by."""
+    return torch.linspace(0, size - 1, min(size, 8)).round().long()
 
 
 def _short(error: Exception) -> str:

@@ -21,7 +21,8 @@ from limbeck.data import Source, Splits
 from limbeck.evaluation import Scores, score
 from limbeck.evaluation.study import document
 from limbeck.evidence import arm, footprints, save_student
-from limbeck.member import Job, Result, check, evaluation, train_member
+from limbeck.job import Job, evaluation
+from limbeck.member import Result, check, train_member
 from limbeck.objectives import Label
 from limbeck.recipes.base import Arm, Recipe, read_weights
 from limbeck.teachers import ModuleTeacher

@@ -14,7 +14,7 @@ from limbeck.core.taps import Reader
 from limbeck.data import check_labels
 from limbeck.evaluation import Scores, score
 from limbeck.export import load_weights, read_lineage
-from limbeck.member import evaluation
+from limbeck.job import evaluation
 from limbeck.models import MODELS
 from limbeck.recipes.base import override, read
 
