@@ -5,24 +5,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from limbeck.core.errors import ConfigError, DataError
+from limbeck.core.errors import ConfigError
 from limbeck.core.normalize import Normalize
-from limbeck.data.augment import Augment, affine, augment, draw_mix, mix_images, mix_labels, uniform
+from limbeck.data.augment import Augment, augment
+from limbeck.data.draws import uniform
+from limbeck.data.pixels import affine
 
 NORM = Normalize(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
 def pictures(n, h=7, w=5, c=3, seed=0):
     return torch.randint(0, 256, (n, h, w, c), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-
-def splitmix(state):
-    """The published step, in Python's unbounded integers."""
-    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-    return state ^ (state >> 31)
 
 
 def brute(image, u, how, norm):
@@ -46,27 +40,6 @@ def brute(image, u, how, norm):
 def run(images, ids, how, *, seed=3, view=0, norm=NORM):
     step = affine(norm, dtype=images.dtype, channels=images.shape[3])
     return augment(images, ids, how, seed=seed, view=view, step=step)
-
-
-def test_uniform_is_splitmix64_as_published():
-    golden, ids = 0x9E3779B97F4A7C15, [0, 1, 7, 2**40]
-    got = uniform(torch.tensor(ids), seed=5, view=2, streams=3)
-    key = splitmix((splitmix((5 + golden) % 2**64) ^ 3 * golden) % 2**64)
-    for column, number in enumerate(ids):
-        word = splitmix(number * golden % 2**64 ^ key)
-        for row in range(3):
-            assert got[row, column] == (splitmix((word + (row + 1) * golden) % 2**64) >> 11) / 2**53
-
-
-def test_uniform_looks_uniform_and_its_streams_views_and_seeds_unrelated():
-    ids = torch.arange(20_000)
-    draws = torch.cat([uniform(ids, seed=s, view=v, streams=3) for s in (0, 1) for v in (0, 1)]).numpy()
-    assert draws.min() >= 0
-    assert draws.max() < 1
-    assert all(stats.kstest(row, "uniform").pvalue > 1e-4 for row in draws)
-    off = np.corrcoef(draws) - np.eye(len(draws))
-    assert abs(off).max() < 0.035
-    assert abs(np.corrcoef(draws[0, :-1], draws[0, 1:])[0, 1]) < 0.035
 
 
 @given(
@@ -125,41 +98,6 @@ def test_without_augmentation_it_is_the_closed_form_in_channels_last_memory(floa
     torch.testing.assert_close(bare, (before.float() / (1 if floats else 255)).permute(0, 3, 1, 2))
 
 
-@given(y=st.lists(st.integers(-1, 3), min_size=1, max_size=12), cutmix=st.booleans(), view=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
-def test_mixed_labels_sum_to_what_is_known_and_weigh_as_the_pixels_do(y, cutmix, view):
-    ids = torch.arange(len(y))
-    how = Augment(cutmix=1.0) if cutmix else Augment(mixup=0.8)
-    mix = draw_mix(ids, how, seed=1, view=view, height=8, width=6)
-    label = torch.tensor(y)
-    soft = mix_labels(label, mix, 4)
-    for i, (own, other) in enumerate(zip(y, label[mix.partner].tolist(), strict=True)):
-        want = 0 if own < 0 else 1 if other >= 0 else mix.share
-        assert soft[i].sum().item() == pytest.approx(want, abs=1e-6)
-    # Images that are constant at their own row's number: the share of the pixels is the share of the label.
-    flat = torch.arange(len(y)).double().view(-1, 1, 1, 1).expand(-1, 3, 8, 6)
-    want = mix.share * ids + (1 - mix.share) * mix.partner
-    torch.testing.assert_close(mix_images(flat, mix).mean((1, 2, 3)), want.double())
-
-
-@given(order=st.permutations(range(8)))
-@settings(max_examples=20, deadline=None)
-def test_partners_do_not_depend_on_the_order_in_the_batch(order):
-    ids, index = torch.arange(8) * 3, torch.tensor(order)
-    how = Augment(mixup=1.0)
-    one = draw_mix(ids, how, seed=0, view=1, height=4, width=4)
-    two = draw_mix(ids[index], how, seed=0, view=1, height=4, width=4)
-    assert one.share == two.share
-    assert torch.equal(ids[one.partner][index], ids[index][two.partner])
-    assert sorted(one.partner.tolist()) == list(range(8))
-
-
-def test_soft_labels_are_mixed_as_they_are():
-    soft = torch.eye(3)
-    mix = draw_mix(torch.arange(3), Augment(mixup=1.0), seed=0, view=0, height=1, width=1)
-    assert torch.allclose(mix_labels(soft, mix, 3), mix_labels(torch.arange(3), mix, 3))
-
-
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
@@ -167,6 +105,13 @@ def test_soft_labels_are_mixed_as_they_are():
         ({"cutout": -2}, "cutout"),
         ({"mixup": -1.0}, "mixup"),
         ({"mixup": 1.0, "cutmix": 1.0}, "both"),
+        ({"mixup": float("nan")}, "mixup"),
+        ({"cutmix": float("inf")}, "cutmix"),
+        ({"rotate": 181.0}, "rotate"),
+        ({"hue": 0.6}, "hue is 0.6"),
+        ({"contrast": 1.5}, "give 0 to 1"),
+        ({"grey": -0.1}, "grey"),
+        ({"erase": 2.0}, "erase"),
     ],
 )
 def test_impossible_augmentation_is_refused(bad, said):
@@ -174,6 +119,87 @@ def test_impossible_augmentation_is_refused(bad, said):
         Augment(**bad)
 
 
-def test_a_normalisation_of_other_channels_is_refused():
-    with pytest.raises(DataError, match="1 channels"):
-        affine(Normalize(mean=(0.1, 0.2, 0.3), std=(1, 1, 1)), dtype=torch.uint8, channels=1)
+EACH = {
+    "crop": 2, "flip": True, "cutout": 3, "rotate": 30.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4,
+    "hue": 0.2, "grey": 0.5, "erase": 0.7,
+}  # fmt: skip
+ALONE = {name: Augment(**{name: value}) for name, value in EACH.items()}
+ALL = {**ALONE, "all": Augment(**EACH)}
+
+
+@given(
+    how=st.sampled_from(list(ALL.values())),
+    order=st.permutations(range(9)),
+    cut=st.integers(1, 8),
+    view=st.integers(0, 5),
+    floats=st.booleans(),
+    channels=st.sampled_from([1, 3, 4]),
+    size=st.sampled_from([(7, 5), (1, 1), (33, 20)]),
+)
+@settings(max_examples=120, deadline=None)
+def test_every_operation_gives_the_same_pixels_whatever_the_batch_and_order(
+    how, order, cut, view, floats, channels, size
+):
+    images, index, norm = pictures(9, *size, channels), torch.tensor(order), Normalize(mean=(0.4,), std=(0.2,))
+    images = images.float() / 255 if floats else images
+    ids, before = torch.arange(9) * 11 + 4, images.clone()
+    whole = run(images, ids, how, view=view, norm=norm)
+    parts = torch.cat([run(images[i], ids[i], how, view=view, norm=norm) for i in (index[:cut], index[cut:])])
+    alone = torch.cat([run(images[i : i + 1], ids[i : i + 1], how, view=view, norm=norm) for i in range(9)])
+    assert torch.equal(parts, whole[index])
+    assert torch.equal(alone, whole)
+    assert torch.equal(images, before)
+    assert whole.shape == (9, channels, *size)
+    assert whole.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("how", ALL.values(), ids=ALL)
+def test_every_operation_changes_most_views_and_takes_bytes_as_it_takes_floats(how):
+    images, ids = pictures(40), torch.arange(40)
+    first, second = run(images, ids, how), run(images, ids, how, view=1)
+    same = (first == second).flatten(1).all(1).float().mean()
+    assert same < 0.75
+    assert how.moves
+    assert not how.mixes
+    torch.testing.assert_close(run(images.float() / 255, ids, how), first, atol=2e-5, rtol=1e-5)
+
+
+def test_one_operation_changes_nothing_that_another_draws():
+    """A crop, then with everything else on; where nothing else shows, pixels are the crop's."""
+    images, ids = pictures(30), torch.arange(30)
+    blanks = run(images, ids, Augment(cutout=3)) == 0
+    for name, how in ALONE.items():
+        if name in ("crop", "cutout", "flip", "rotate"):
+            continue
+        both = run(images, ids, Augment(cutout=3, **{name: EACH[name]}))
+        alone = run(images, ids, how)
+        assert torch.equal(both, torch.where(blanks, torch.zeros(()), alone)), name
+        moved = run(images, ids, Augment(crop=2, flip=True, **{name: EACH[name]}))
+        if name != "erase":  # colours first: the crop of what was recoloured
+            plain = affine(None, dtype=torch.float32, channels=3)
+            raw = augment(images.float() / 255, ids, how, seed=3, view=0, step=plain).permute(0, 2, 3, 1).contiguous()
+            torch.testing.assert_close(moved, run(raw, ids, Augment(crop=2, flip=True)), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_augmented_has_no_gradient():
+    images = torch.rand(4, 5, 5, 3, requires_grad=True)
+    for how in (None, *ALL.values()):
+        assert not run(images, torch.arange(4), how).requires_grad
+    assert images.grad_fn is None
+
+
+def test_rotation_beyond_the_edge_and_erased_boxes_are_the_mean():
+    white = torch.full((50, 8, 8, 3), 255, dtype=torch.uint8)
+    out = run(white, torch.arange(50), Augment(rotate=180.0, erase=0.5))
+    brightest = (1 - torch.tensor(NORM.mean)) / torch.tensor(NORM.std)
+    assert (out >= -1e-6).all()
+    assert (out <= brightest.view(1, 3, 1, 1) + 1e-5).all()
+    assert (out == 0).any()
+
+
+def test_all_pixels_stay_on_the_device_of_the_images():
+    """Without a second device: meta tensors hold shapes alone, and refuse to meet tensors of the CPU."""
+    step = affine(NORM, dtype=torch.uint8, channels=3)
+    images = torch.empty((4, 7, 5, 3), dtype=torch.uint8, device="meta")
+    for how in (None, *ALL.values()):
+        assert augment(images, torch.arange(4), how, seed=0, view=0, step=step).device.type == "meta"

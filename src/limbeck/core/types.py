@@ -12,7 +12,7 @@ __all__ = ["RESERVED", "Named", "Needs", "Teacher"]
 Named = Mapping[str, Tensor]
 """Named tensors: a batch, or a signal (what a model says about a batch)."""
 
-RESERVED = frozenset({"id", "valid", "y"})
+RESERVED = frozenset({"id", "valid", "view", "y"})
 """Keys of a batch that are never handed to a model."""
 
 

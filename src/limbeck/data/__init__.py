@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limbeck.data.augment import Augment
 from limbeck.data.batches import Batches
+from limbeck.data.describe import Augmentation, describe
 from limbeck.data.files import Digits, Npz, Splits
 from limbeck.data.folders import ImageFolder
 from limbeck.data.sources import (
@@ -15,13 +16,16 @@ from limbeck.data.sources import (
     check_labels,
     hold_out,
     split,
+    whole,
 )
 from limbeck.data.tables import Table
+from limbeck.data.transform import Transform
 
 __all__ = [
     "SOURCES",
     "ArraySource",
     "Augment",
+    "Augmentation",
     "Batches",
     "DatasetSource",
     "Digits",
@@ -31,10 +35,13 @@ __all__ = [
     "Splits",
     "SubsetSource",
     "Table",
+    "Transform",
     "as_source",
     "check_labels",
+    "describe",
     "hold_out",
     "split",
+    "whole",
 ]
 
 SOURCES: dict[str, type] = {"digits": Digits, "npz": Npz, "images": ImageFolder, "table": Table}

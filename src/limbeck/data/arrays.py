@@ -14,7 +14,7 @@ from limbeck.core.errors import DataError, problem
 from limbeck.core.normalize import Normalize
 from limbeck.data.columns import check_finite, clean_columns, is_image, name_columns
 
-__all__ = ["ArraySource", "Source", "SubsetSource", "check_labels"]
+__all__ = ["ArraySource", "Source", "SubsetSource", "check_labels", "whole"]
 
 
 @runtime_checkable
@@ -199,6 +199,13 @@ class SubsetSource:
         """A choice from the choice: one step from the parent, however often it is repeated."""
         chosen = SubsetSource(self, index)  # checks the positions against this subset
         return SubsetSource(self.parent, self.index[chosen.index])
+
+
+def whole(source: Source) -> Source:
+    """What a source is a part of, or the source itself."""
+    while isinstance(source, SubsetSource):
+        source = source.parent
+    return source
 
 
 def check_labels(source: Source, classes: int, where: str) -> None:

@@ -100,7 +100,7 @@ def _name_keys(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
                 where, f"{' and '.join(map(repr, found))} all name the label", "keep one of them, or rename the others"
             )
         )
-    taken = [key for key in data if key in ("id", "valid")]
+    taken = [key for key in data if key in ("id", "valid", "view")]
     if taken:
         raise DataError(problem(where, f"the column name {taken[0]!r} is kept for the library", "rename that column"))
     named = {"y" if key in LABEL_KEYS else str(key): value for key, value in data.items()}

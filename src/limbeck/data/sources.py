@@ -13,11 +13,21 @@ from torch.utils import data as torch_data
 from limbeck.core.errors import ConfigError, DataError, problem
 from limbeck.core.normalize import Normalize
 from limbeck.core.seeds import derive
-from limbeck.data.arrays import ArraySource, Source, SubsetSource, check_labels
+from limbeck.data.arrays import ArraySource, Source, SubsetSource, check_labels, whole
 from limbeck.data.columns import name_columns
 from limbeck.data.datasets import STREAM_MEND, DatasetSource, from_dataset, from_loader
 
-__all__ = ["ArraySource", "DatasetSource", "Source", "SubsetSource", "as_source", "check_labels", "hold_out", "split"]
+__all__ = [
+    "ArraySource",
+    "DatasetSource",
+    "Source",
+    "SubsetSource",
+    "as_source",
+    "check_labels",
+    "hold_out",
+    "split",
+    "whole",
+]
 
 FORMS = (
     "give (X, y) or X as arrays or tensors, ((X1, X2), y), a dict of arrays, a map-style torch dataset, "
