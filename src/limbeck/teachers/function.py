@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import ModelError, nearest, problem
+from limbeck.core.errors import ConfigError, problem
 from limbeck.core.normalize import Normalize
-from limbeck.core.taps import Inputs, Outputs, flatten_output
-from limbeck.core.types import RESERVED, Named
-from limbeck.teachers.signal import Classes, check_classes, named_classes, pick_classes, renormalized
+from limbeck.core.taps import Inputs, Outputs
+from limbeck.core.types import Named
+from limbeck.teachers.black_box import BlackBox, arguments
+from limbeck.teachers.signal import FLOOR, Classes, Gives, plain_function
 
 __all__ = ["FunctionTeacher"]
 
 
-class FunctionTeacher:
+class FunctionTeacher(BlackBox):
     """A function from inputs to logits, or to named tensors or arrays; called without gradient, its answers detached.
 
     The inputs are handed over in order (`x`, or `x0, x1, …`, or the named columns as keywords). It can't be looked
     into, so terms on inner layers need a function that returns those layers by name.
+
+    The fingerprint sees the function's source, and not what that closes over (weights, a service's state): give
+    `version` a text that changes when those do.
+
+    Args:
+        function: the function.
+        arrays: "numpy" hands over NumPy arrays, which every framework takes; "torch" hands over tensors.
+        version: any text that tells this function's answers from those of another with the same source.
     """
+
+    noun = "the function"
 
     def __init__(
         self,
@@ -35,90 +43,37 @@ class FunctionTeacher:
         outputs: Outputs = None,
         normalize: Normalize | None = None,
         classes: Classes | None = None,
+        gives: Gives | None = None,
+        floor: float = FLOOR,
+        arrays: Literal["torch", "numpy"] = "torch",
+        version: str | None = None,
     ) -> None:
-        self.function = function
-        self.normalize = normalize
-        self.offers: frozenset[str] = frozenset({"logits"})
-        self.inputs, self.outputs = inputs, outputs
-        self._index = check_classes(classes)
-        self._step = normalize
+        super().__init__(inputs=inputs, outputs=outputs, normalize=normalize, classes=classes, gives=gives, floor=floor)
+        if arrays not in ("torch", "numpy"):
+            raise ConfigError(problem("teacher.arrays", f"it is {arrays!r}", 'give "torch" or "numpy"'))
+        self.function, self.arrays, self.version = function, arrays, version
 
-    def fingerprint(self) -> str:
-        """A digest of the function's name and source; what it closes over cannot be seen."""
-        try:
-            text = inspect.getsource(self.function)
-        except (OSError, TypeError):
-            text = repr(type(self.function))
-        name = getattr(self.function, "__qualname__", "")
-        return hashlib.sha256(f"{name}/{text}/{self.normalize}/{named_classes(self._index)}".encode()).hexdigest()
+    @property
+    def words(self) -> str:
+        """Its name."""
+        return f"the function {getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
 
-    def open(
-        self,
-        names: Iterable[str],
-        example: Named,
-        *,
-        applied: Normalize | None = None,
-        device: torch.device | None = None,  # noqa: ARG002 - a function decides for itself
-        precision: torch.dtype | None = None,  # noqa: ARG002
-        channels_last: bool = False,  # noqa: ARG002
-    ) -> Named:
-        """Answer `example` once, and refuse if a name in `names` is not in the answer.
+    def about(self) -> dict[str, Any]:
+        """Name, source and version."""
+        return {"function": plain_function(self.function), "arrays": self.arrays, "version": self.version}
 
-        Raises:
-            ModelError: it cannot be called with the batch, or lacks a name.
-        """
-        self._step = self.normalize.after(applied) if self.normalize else None
-        try:
-            signal = self(example)
-        except ModelError:
-            raise
-        except Exception as error:
-            wrong = f"the function failed on the first batch: {type(error).__name__}: {error}"
-            raise ModelError(problem("teacher", wrong, "make it take the batch's inputs and return logits")) from error
-        self.offers = frozenset(signal)
-        for name in names:
-            if name not in signal:
-                wrong = f"the function returns nothing called {name!r}"
-                raise ModelError(problem("teacher", wrong, nearest(name, signal)))
-        return signal
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    @torch.no_grad()
-    def __call__(self, batch: Named) -> Named:
-        """The signal for one batch, detached, on the batch's device."""
-        device = next(iter(batch.values())).device
-        answer = self._call(renormalized(batch, self._step))
-        if callable(self.outputs):
-            answer = self.outputs(answer)
-        signal = {k: v.detach().to(device) for k, v in flatten_output(_tensors(answer)).items()}
-        if isinstance(self.outputs, Mapping):
-            signal.update({new: signal[own] for new, own in self.outputs.items()})
-        if "logits" not in signal and signal:
-            signal["logits"] = next(iter(signal.values()))
-        return pick_classes(signal, self._index)
-
-    def _call(self, batch: Named) -> Any:
-        if callable(self.inputs):
-            args = self.inputs(batch)
-            return self.function(*args) if isinstance(args, tuple) else self.function(args)
-        if isinstance(self.inputs, Mapping):
-            return self.function(**{parameter: batch[k] for parameter, k in self.inputs.items()})
-        columns = list(self.inputs) if self.inputs else [k for k in batch if k not in RESERVED]
-        if all(c[0] == "x" and (c[1:].isdigit() or c == "x") for c in columns) or self.inputs:
-            return self.function(*(batch[c] for c in columns))
-        return self.function(**{c: batch[c] for c in columns})
+    def answer(self, batch: Named) -> Any:
+        """What the function returns."""
+        positional, keyword = arguments(batch, self.inputs)
+        if self.arrays == "numpy":
+            positional = tuple(_array(value) for value in positional)
+            keyword = {name: _array(value) for name, value in keyword.items()}
+        return self.function(*positional, **keyword)
 
 
-def _tensors(value: Any) -> Any:
-    """Arrays become tensors, wherever they are in the answer."""
-    if isinstance(value, Tensor):
+def _array(value: Any) -> Any:
+    if not isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, Mapping):
-        return {k: _tensors(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_tensors(v) for v in value]
-    return value
+    value = value.detach().cpu()
+    # NumPy has no bfloat16, and a channels-last view would reach C code that expects the plain layout.
+    return (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
