@@ -10,7 +10,9 @@ the edges. Its value and its gradient must be ours on the very tensors that are 
 Time: forward and backward, one thread, CPU seconds of the process (on a quiet machine those are seconds; on a busy one
 they leave out what others take). The sides take turns, in an order that swaps each round, after a warm-up; a turn is as
 many calls as take about 10 ms, a row 21 rounds, or 5 where a call takes a quarter of a second or more. The ratio is of
-medians, its spread that of the ratios within a round. At most 1.1 x the plain formula is promised.
+medians, its spread that of the ratios within a round. The C library is told to keep freed memory: otherwise what ran
+before decides whether large blocks go back to the system, and each of their pages is paid for anew. At most 1.1 x the
+plain formula is promised.
 
 Memory: every allocation and release of torch's CPU allocator during one forward and backward, as the profiler logs
 them, added up in order of time; the peak is what is held at most beyond the inputs, with what kernels take for
@@ -30,6 +32,8 @@ Peers run where they can be imported, and are never a dependency. They need an e
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import math
 import os
@@ -394,6 +398,13 @@ def line(name: str, row: dict) -> str:
     return said + mark
 
 
+def keep_freed_memory() -> None:
+    """Of glibc alone: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD."""
+    with contextlib.suppress(OSError, AttributeError):
+        for name in (-3, -1):
+            ctypes.CDLL("libc.so.6").mallopt(name, 1 << 30)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=True)
@@ -401,6 +412,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--threads", type=int, default=1, help="with more than one, seconds are those of the wall")
     given = parser.parse_args()
+    keep_freed_memory()
     missing = set(ours.__all__) - set(CASES)
     assert not missing, f"not measured: {', '.join(sorted(missing))}"
     torch.set_num_threads(given.threads)

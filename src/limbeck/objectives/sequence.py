@@ -148,24 +148,33 @@ def topk_kl(
     return reduce(scale(value, temperature, temperature_scaling), reduction)
 
 
+_CACHED = 1 << 18
+"""Values that are worked on at a time: a megabyte, which stays in cache from one pass to the next."""
+
+
 class _Split(torch.autograd.Function):
     """Logits of the answers, and the logsumexp of all others; one pass over the logits on the way back."""
 
     @staticmethod
     def forward(ctx: Any, z_BV: Tensor, ids_BK: Tensor) -> tuple[Tensor, Tensor]:
-        others = z_BV.scatter(-1, ids_BK, -torch.inf)
-        peak = others.amax(-1, keepdim=True)
-        peak = torch.where(peak.isinf(), 0.0, peak)
-        others.sub_(peak).exp_()
-        total = others.sum(-1, keepdim=True)
-        ctx.save_for_backward(others, total, ids_BK)
-        return z_BV.gather(-1, ids_BK), total.log() + peak
+        lowest = torch.finfo(z_BV.dtype).min  # finite, so that the softmax is defined where there are no others
+        share, rest = torch.empty_like(z_BV), torch.empty_like(z_BV[..., :1])
+        flat = [x.reshape(-1, x.shape[-1]) for x in (z_BV, ids_BK)] + [x.view(-1, x.shape[-1]) for x in (share, rest)]
+        rows = max(1, len(flat[0]) if torch.compiler.is_compiling() else _CACHED // z_BV.shape[-1])
+        for z, ids, share_bV, rest_b1 in zip(*(torch.split(x, rows) for x in flat), strict=True):
+            others = z.scatter(-1, ids, lowest)
+            torch.softmax(others, -1, out=share_bV)
+            # The largest value over its share; amax, because max with its place is many times slower.
+            torch.sub(others.amax(-1, keepdim=True), share_bV.amax(-1, keepdim=True).log_(), out=rest_b1)
+        none = rest <= lowest / 2
+        ctx.save_for_backward(share, none, ids_BK)
+        return z_BV.gather(-1, ids_BK), rest.masked_fill_(none, -torch.inf)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BK: Tensor, grad_B1: Tensor) -> tuple[Tensor, None]:
-        others, total, ids_BK = ctx.saved_tensors
-        back = others * (grad_B1 / torch.where(total == 0, 1.0, total))
+        share, none, ids_BK = ctx.saved_tensors
+        back = share * grad_B1.masked_fill(none, 0.0)
         return back.scatter_add_(-1, ids_BK, grad_BK), None
 
 
