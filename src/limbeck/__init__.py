@@ -14,10 +14,13 @@ _HOMES = {
     "limbeck.workflow": ("Run", "distill", "evaluate", "footprint"),
     "limbeck.core.errors": ("LimbeckError",),
     "limbeck.core.normalize": ("Normalize",),
-    "limbeck.data": ("Augment",),
+    "limbeck.data": ("Augment", "Transform"),
     "limbeck.models.reused": ("reuse_head",),
     "limbeck.recipes.saved": ("load",),
+    "limbeck.remembering": ("remember",),
+    "limbeck.targets": ("Dense", "Sampled", "TopK"),
     "limbeck.teachers": ("teacher",),
+    "limbeck.teachers.stored": ("Targets",),
     "limbeck.train": ("Optimizer", "Training"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -16,13 +16,21 @@ from limbeck.data import SOURCES
 from limbeck.models import MODELS
 from limbeck.objectives import TERMS
 from limbeck.recipes import RECIPES, find, show
+from limbeck.targets import CODECS
 
 __all__ = ["TABLES", "describe", "first_lines"]
 
 
 def TABLES() -> dict[str, Mapping[str, Callable[..., Any]]]:  # noqa: N802 - a table of tables
     """Every table by its name."""
-    return {"recipes": RECIPES, "objectives": TERMS, "models": MODELS, "data": SOURCES, "schedules": SCHEDULES}
+    return {
+        "recipes": RECIPES,
+        "objectives": TERMS,
+        "models": MODELS,
+        "data": SOURCES,
+        "codecs": CODECS,
+        "schedules": SCHEDULES,
+    }
 
 
 def first_lines(table: Mapping[str, Callable[..., Any]]) -> Iterator[tuple[str, str]]:

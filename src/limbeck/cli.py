@@ -45,9 +45,27 @@ def run(recipe: str, change: Set = None, out: Out = None) -> None:
     typer.echo(f"\nPage: {folder / 'report.html'}")
 
 
+@app.command(
+    epilog="Example: limbeck remember cifar10-resnet --set teacher.weights=resnet56.pth --views 8 --out targets/first"
+)
+def remember(
+    recipe: str,
+    change: Set = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder; the same one goes on, and grows.")] = None,
+    views: Annotated[int | None, typer.Option(help="Augmented versions of each sample (targets.views).")] = None,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts; N processes fill a folder.")] = "1/1",
+) -> None:
+    """Run a recipe's teacher once over its training data and keep the answers on disk."""
+    from limbeck.recipes import find, part, remember_recipe  # noqa: PLC0415
+
+    changes = [*(change or ()), *([f"targets.views={views}"] if views is not None else [])]
+    targets = remember_recipe(find(recipe, changes), out, shard=part(shard), say=typer.echo)
+    _describe_targets(targets.path)
+
+
 @app.command(name="list", epilog="Example: limbeck list objectives")
 def list_(
-    what: Annotated[str, typer.Argument(help="recipes, objectives, models, data or schedules")] = "recipes",
+    what: Annotated[str, typer.Argument(help="recipes, objectives, models, data, codecs or schedules")] = "recipes",
 ) -> None:
     """List what comes along, a line each."""
     from limbeck.catalog import TABLES, first_lines  # noqa: PLC0415
@@ -59,11 +77,13 @@ def list_(
 
 @app.command(epilog="Example: limbeck show digits > mine.yaml")
 def show(name: str, change: Set = None) -> None:
-    """Print a recipe as YAML, the settings of an objective, model or data source, or the scores of a run folder."""
+    """Print a recipe as YAML, the settings of anything with a name, a run's scores, or what targets hold."""
     from limbeck.catalog import describe  # noqa: PLC0415
 
     if (Path(name) / "scores.json").exists():
         _tell(_scores(Path(name)))
+    elif (Path(name) / "manifest.json").exists():
+        _describe_targets(Path(name))
     else:
         typer.echo(describe(name, change or ()), nl=False)
 
@@ -91,6 +111,14 @@ def _scores(folder: Path) -> dict[str, object]:
     from limbeck.core.records import read_object  # noqa: PLC0415
 
     return read_object(folder / "scores.json")
+
+
+def _describe_targets(folder: Path) -> None:
+    """Size, coverage, and what targets were made from."""
+    from limbeck.recipes import told  # noqa: PLC0415
+
+    for name, line in told(folder):
+        typer.echo(f"{name:<14} {line}")
 
 
 def _tell(document: dict[str, object]) -> None:

@@ -21,7 +21,7 @@ from limbeck.evaluation.macs import Example
 from limbeck.export import save_model
 from limbeck.objectives import Term
 from limbeck.report import lines, table
-from limbeck.teachers import FunctionTeacher, ModuleTeacher
+from limbeck.teachers.signal import Teaching
 
 __all__ = ["Measured", "arm", "describe", "footprints", "save_student"]
 
@@ -30,12 +30,8 @@ Measured = tuple[nn.Module, Inputs, Outputs]
 
 
 def describe(model: Any) -> str:
-    """What a model is, in a word or a setting."""
-    if isinstance(model, ModuleTeacher):
-        return type(model.model).__qualname__
-    if isinstance(model, FunctionTeacher):
-        return f"the function {getattr(model.function, '__qualname__', type(model.function).__qualname__)}"
-    return type(model).__qualname__
+    """What a model or a teacher is, in a word or a setting."""
+    return model.words if isinstance(model, Teaching) else type(model).__qualname__
 
 
 def arm(

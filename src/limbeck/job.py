@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,16 +14,19 @@ from limbeck.core.errors import ConfigError, DataError, ModelError, problem
 from limbeck.core.seeds import derive
 from limbeck.core.taps import Inputs, Outputs
 from limbeck.core.types import Named
-from limbeck.data import Augment, Batches, Source, check_labels
+from limbeck.data import Augmentation, Batches, Source, check_labels, whole
 from limbeck.objectives import Term
-from limbeck.teachers import FunctionTeacher, ModuleTeacher
+from limbeck.replaying import Replay, replay
+from limbeck.teachers import JoinedTeacher
+from limbeck.teachers.signal import Teaching
+from limbeck.teachers.stored import Targets
 from limbeck.train import Engine, Student, Training, combine, counted
 
-__all__ = ["AnyTeacher", "Job", "Ready", "evaluation", "labelled", "make_ready", "on_device"]
-
-AnyTeacher = ModuleTeacher | FunctionTeacher
+__all__ = ["Job", "Ready", "behind", "evaluation", "labelled", "make_ready", "on_device"]
 
 _EVALUATION_BATCH = 500
+_SAMPLES = 256
+"""Real samples on which a faster form of the teacher is held against the original."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ class Job:
     """What one training needs. `arm` and `seed` name it in the folder; "" is the only one there."""
 
     student: nn.Module
-    teacher: AnyTeacher | None
+    teacher: Teaching | None
     train: Source
     val: Source
     test: Source
     objective: Sequence[Term]
     training: Training
-    augment: Augment | None = None
+    augment: Augmentation | None = None
     seed: int = 0
     arm: str = "student"
     folder_name: str = ""
@@ -59,17 +62,21 @@ class Ready(NamedTuple):
     engine: Engine
     batches: Batches
     student: Student
-    judge: AnyTeacher | None
+    judge: Teaching | None
 
 
 def make_ready(job: Job, stack: ExitStack) -> Ready:
     """All that a training needs, tried once; the stack closes it."""
     _check(job)
     engine = Engine(device=job.training.device, precision=job.training.precision)
-    batches, example = _batches(job, engine)
     names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
+    batches, samples = _batches(job, engine, replay(job.teacher, job.train, job.augment, names))
+    example = {name: value[:2] for name, value in samples.items()}
     answers: Named = {}
     if job.teacher is not None:
+        for member in behind(job.teacher):
+            if isinstance(member, JoinedTeacher):
+                member.require(job.train.ids)
         answers = job.teacher.open(
             names,
             example,
@@ -77,6 +84,7 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
             device=engine.device,
             precision=engine.half,
             channels_last=job.training.channels_last,
+            samples=samples,
         )
         stack.callback(job.teacher.close)
     if job.training.channels_last:
@@ -85,6 +93,28 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
     student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
     stack.callback(student.close)
     return Ready(engine, batches, student, _dry_run(job, student, answers, example))
+
+
+def behind(teacher: Teaching | None) -> Iterator[Teaching]:
+    """The teacher and all that stand behind it: members of an ensemble, what is joined, what targets were made from."""
+    if teacher is None:
+        return
+    yield teacher
+    for inner in (*getattr(teacher, "members", ()), getattr(teacher, "inner", None), getattr(teacher, "live", None)):
+        yield from behind(inner)
+
+
+def _judge(job: Job) -> Teaching | None:
+    """The teacher that the student can be held against on validation and test data, if it can answer there.
+
+    Targets are for the training data alone, and data of a teacher's own is joined by the ids of the training data,
+    which mean other samples in another source.
+    """
+    live = job.teacher.live if isinstance(job.teacher, Targets) else job.teacher
+    if not any(isinstance(member, JoinedTeacher) for member in behind(live)):
+        return live
+    same = {id(whole(source)) for source in (job.train, job.val, job.test)}
+    return live if len(same) == 1 else None
 
 
 def labelled(source: Source) -> bool:
@@ -104,8 +134,8 @@ class on_device:  # noqa: N801 - an adaptor that reads like a function
         return (self._engine.batch(batch) for batch in self._batches.epoch(0))
 
 
-def _batches(job: Job, engine: Engine) -> tuple[Batches, Named]:
-    """The training batches, and two samples to size things with."""
+def _batches(job: Job, engine: Engine, again: Replay) -> tuple[Batches, Named]:
+    """The training batches, and some samples to size and to try things with."""
     training = job.training
     if training.batch_size % training.accumulate:
         wrong = f"a batch of {training.batch_size} cannot be cut in {training.accumulate} equal micro-batches"
@@ -119,8 +149,10 @@ def _batches(job: Job, engine: Engine) -> tuple[Batches, Named]:
         seed=derive(job.seed, "data"),
         augment=job.augment,
         workers=job.workers,
+        views=again.views,
+        augment_seed=again.augment_seed,
     )
-    few = Batches(job.train, batch_size=min(2, len(job.train)), shuffle=False)
+    few = Batches(job.train, batch_size=min(_SAMPLES, len(job.train)), shuffle=False)
     return batches, engine.batch(next(iter(few.epoch(0))))
 
 
@@ -130,8 +162,9 @@ def _check(job: Job) -> None:
     if not trainable:
         mend = "give a student with layers to train, or set requires_grad_(True) on some"
         raise ModelError(problem("student", "it has no trainable parameter", mend))
-    if isinstance(job.teacher, ModuleTeacher):
-        taught = {p.data_ptr() for p in job.teacher.model.parameters() if p.numel()}
+    for member in behind(job.teacher):
+        model = getattr(member, "model", None)
+        taught = {p.data_ptr() for p in model.parameters() if p.numel()} if isinstance(model, nn.Module) else set()
         if taught & {p.data_ptr() for p in trainable if p.numel()}:
             mend = "give the teacher a copy of its own: copy.deepcopy(model)"
             raise ModelError(problem("teacher", "it shares parameters with the student, so it would change", mend))
@@ -150,7 +183,7 @@ def _check(job: Job) -> None:
         )
 
 
-def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> AnyTeacher | None:
+def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> Teaching | None:
     """One pass of the objective on two samples: what does not fit is told now and not an hour later.
 
     Returns the teacher where its logits have the student's shape, so that the two can be compared, or None.
@@ -169,7 +202,7 @@ def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> AnyT
         counts = counted(job.objective, example).clamp_min(1)
         combine(job.objective, signal, answers, example, progress=0.0, counts=counts)
     shapes = [side["logits"].shape if "logits" in side else None for side in (signal, answers)]
-    judge = job.teacher if shapes[0] == shapes[1] else None
+    judge = _judge(job) if shapes[0] == shapes[1] else None
     for where, source in (("val", job.val), ("test", job.test)):
         if judge is None and not labelled(source):
             wrong = "no sample has a label, and there is no teacher with the same outputs to hold the student against"

@@ -21,7 +21,10 @@ from limbeck.core.records import StepRecord, read_object, write_json
 from limbeck.core.seeds import derive, seed_everything
 from limbeck.data import Source
 from limbeck.evaluation import Scores, score
-from limbeck.job import AnyTeacher, Job, Ready, evaluation, labelled, make_ready, on_device
+from limbeck.job import Job, Ready, evaluation, labelled, make_ready, on_device
+from limbeck.remembering import complete
+from limbeck.teachers.signal import Teaching
+from limbeck.teachers.stored import Targets
 from limbeck.train import State, checkpoint, fit
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
@@ -64,6 +67,9 @@ def train_member(job: Job, folder: RunFolder) -> Result:
         KeyboardInterrupt: Ctrl-C, after the step was finished and saved.
     """
     home = folder.checkpoints(job.folder_name, job.seed)
+    if isinstance(job.teacher, Targets) and job.teacher.live is not None:
+        names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
+        complete(job.teacher, job.train, job.augment, names, device=job.training.device, progress=job.show)
     seed_everything(derive(job.seed, "train"))
     with ExitStack() as stack:
         session = _Session(job, folder, home, make_ready(job, stack))
@@ -147,7 +153,7 @@ class _Session:
         self._save_in_time()
         return self.watch.reason
 
-    def _score(self, source: Source, judge: AnyTeacher | None) -> Scores:
+    def _score(self, source: Source, judge: Teaching | None) -> Scores:
         batches = on_device(evaluation(source, self.job.workers), self.engine)
         return score(self.student, batches, teacher=judge)
 
@@ -179,6 +185,7 @@ class _Session:
         last = checkpoint.latest(self.home) if self.home is not None else None
         if last is None or self.home is None:
             self.folder.rewind(self.job.arm, self.job.seed, 0)
+            self._log_teacher()
             return
         plain = checkpoint.load(last, self.student, self.optimizer)
         self.state = State(**plain["state"])
@@ -187,6 +194,13 @@ class _Session:
         self.folder.rewind(self.job.arm, self.job.seed, self.state.step)
         if self.watch.reason:
             self.state.stopped_by = self.watch.reason
+
+    def _log_teacher(self) -> None:
+        """Put on record in which form the teacher answers, from the first step on."""
+        teacher = self.job.teacher
+        if teacher is not None and teacher.form:
+            tags = {"arm": self.job.arm, "seed": self.job.seed, "step": 1}
+            self.folder.log(kind="teacher", **tags, words=teacher.words, form=dict(teacher.form))
 
     def _leave(self) -> None:
         """Save, and end as the signal asked."""

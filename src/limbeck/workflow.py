@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,12 @@ from torch import nn
 from limbeck import report
 from limbeck.core.errors import ConfigError, ModelError, nearest, problem
 from limbeck.core.folder import RunFolder
+from limbeck.core.keras import as_module
 from limbeck.core.seeds import derive
 from limbeck.core.setting import as_plain
 from limbeck.core.taps import Inputs, Outputs, Reader
-from limbeck.data import Augment, as_source, split
+from limbeck.data import Augmentation, as_source, split
+from limbeck.data import describe as describe_augmentation
 from limbeck.evaluation import Footprint, Scores, score
 from limbeck.evaluation import footprint as measure_footprint
 from limbeck.evaluation.study import document
@@ -26,6 +29,7 @@ from limbeck.job import Job, evaluation
 from limbeck.member import Result, check, train_member
 from limbeck.objectives import KL, Label, Term, as_objective
 from limbeck.teachers import ModuleTeacher, as_teacher
+from limbeck.teachers.stored import Targets
 from limbeck.train import State, Training
 
 __all__ = ["Run", "distill", "evaluate", "footprint"]
@@ -75,7 +79,7 @@ def distill(
     batch_size: int = 128,
     seed: int = 0,
     out: str | Path | None = None,
-    augment: Augment | None = None,
+    augment: Augmentation | None = None,
     inputs: Inputs = None,
     outputs: Outputs = None,
     workers: int = 0,
@@ -85,10 +89,11 @@ def distill(
     """Train `student` to match `teacher` on `train`, and score both. The teacher is bit-identical afterwards.
 
     Args:
-        student: any module; it is trained in place. It may return a tensor, tuple, dict, dataclass or a Hugging
-            Face-style output.
-        teacher: any module, or a function from the inputs to logits, or None to train on labels alone (the plain
-            baseline, through the same loop). `limbeck.teacher(...)` gives it its own normalisation, inputs, classes.
+        student: any module, or a Keras model on the torch backend; it is trained in place. It may return a tensor,
+            tuple, dict, dataclass or a Hugging Face-style output.
+        teacher: any module, or a function from the inputs to logits, or what `limbeck.remember` made, or None to train
+            on labels alone (the plain baseline, through the same loop). `limbeck.teacher(...)` gives it its own
+            normalisation, inputs, classes.
         train: `(X, y)` arrays or tensors, a map-style dataset, a loader, or a dict of columns.
         val: as `train`; a tenth of `train` when None. Chosen on, never scored as the result when `test` is there.
         test: as `train`; when None the scores are those on `val`.
@@ -98,7 +103,7 @@ def distill(
         batch_size: samples an optimizer step.
         seed: of shuffling, augmentation, dropout and new heads.
         out: the run folder. The same call on the same folder goes on where a killed run stopped.
-        augment: cropping, flipping, cutting out and mixing of images, as whole batches.
+        augment: what is done to images, as whole batches (`Augment`), or any function of a sample (`Transform`).
         inputs: which columns the student takes; None finds out.
         outputs: names for what the student returns; None finds out.
         workers: processes that read a map-style dataset.
@@ -108,7 +113,8 @@ def distill(
     Raises:
         LimbeckError: the input is at fault; the message says where, what, and how to mend it, before training starts.
     """
-    if not isinstance(student, nn.Module):
+    trained = as_module(student)
+    if not isinstance(trained, nn.Module):
         wrong = f"{type(student).__name__} is no torch.nn.Module"
         raise ModelError(problem("student", wrong, "give the module that is to be trained"))
     settings = _training(epochs=epochs, batch_size=batch_size, **training)
@@ -121,7 +127,7 @@ def distill(
     master = None if teacher is None else as_teacher(teacher)
     terms = as_objective(objective if objective is not None else _default(master))
     job = Job(
-        student=student,
+        student=trained,
         teacher=master,
         train=source,
         val=held_out,
@@ -140,7 +146,8 @@ def distill(
     folder = RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device)
     started = time.perf_counter()
     result = train_member(job, folder)
-    return _finish(job, result, folder, "test" if test is not None else "validation", time.perf_counter() - started)
+    split_name = "test" if test is not None else "validation"
+    return dataclasses.replace(_finish(job, result, folder, split_name, time.perf_counter() - started), student=student)
 
 
 def evaluate(
@@ -161,7 +168,7 @@ def evaluate(
     """
     source = as_source(data, where="data")
     batches = evaluation(source, workers)
-    reader = Reader(model, inputs=inputs, outputs=outputs)
+    reader = Reader(as_module(model), inputs=inputs, outputs=outputs)
     example = next(iter(batches.epoch(0)))
     reader.probe(example, ("logits",))
     master = None if teacher is None else as_teacher(teacher)
@@ -181,7 +188,7 @@ def footprint(model: nn.Module, example: Any, *, repeats: int = 30, latency: boo
     Raises:
         ModelError: the model cannot be called with the example.
     """
-    return measure_footprint(model, example, repeats=repeats, latency=latency)
+    return measure_footprint(as_module(model), example, repeats=repeats, latency=latency)
 
 
 def _training(**given: Any) -> Training:
@@ -205,7 +212,7 @@ def _recipe(job: Job) -> dict[str, Any]:
         "data": {"train": job.train.fingerprint(), "val": job.val.fingerprint(), "test": job.test.fingerprint()},
         "objective": as_plain(job.objective),
         "training": as_plain(job.training),
-        "augment": as_plain(job.augment),
+        "augment": describe_augmentation(job.augment),
         "seed": job.seed,
     }
 
@@ -214,8 +221,9 @@ def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, second
     """Put the scores of student and teacher beside each other, and write what a finished run holds."""
     models: dict[str, Measured] = {"student": (result.student, job.inputs, job.outputs)}
     arms: dict[str, Any] = {}
-    if isinstance(job.teacher, ModuleTeacher):
-        models = {"teacher": (job.teacher.model, job.teacher.inputs, job.teacher.outputs), **models}
+    live = job.teacher.live if isinstance(job.teacher, Targets) else job.teacher
+    if isinstance(live, ModuleTeacher):
+        models = {"teacher": (live.model, live.inputs, live.outputs), **models}
     measured = footprints(models, job.train)
     if job.teacher is not None and result.teacher_scores is not None:
         run = {"seed": job.seed, "scores": dict(result.teacher_scores)}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "src" / "limbeck"
-PARTS = {"core", "objectives", "metrics", "data", "models", "report"}
+PARTS = {"core", "objectives", "metrics", "data", "models", "report", "targets"}
 MAY_IMPORT = {
     "core": set(),
     "objectives": set(),
@@ -15,19 +15,25 @@ MAY_IMPORT = {
     "data": set(),
     "models": set(),
     "report": set(),
+    "targets": set(),
     "teachers": {"targets"},
     "train": {"objectives"},
     "evaluation": {"metrics"},
     "export": {"compress"},
     "functional": {"objectives"},
     "evidence": {"data", "evaluation", "export", "objectives", "report", "teachers"},
-    "job": {"data", "evaluation", "objectives", "teachers", "train"},
-    "member": {"data", "evaluation", "job", "train"},
-    "workflow": {"data", "evaluation", "evidence", "export", "job", "member", "objectives", "report", "teachers", "train"},
-    "recipes": {
-        "data", "evaluation", "evidence", "export", "job", "member", "models", "objectives", "report", "teachers", "train",
+    "replaying": {"data", "teachers"},
+    "remembering": {"data", "replaying", "targets", "teachers", "train"},
+    "job": {"data", "evaluation", "objectives", "replaying", "teachers", "train"},
+    "member": {"data", "evaluation", "job", "remembering", "teachers", "train"},
+    "workflow": {
+        "data", "evaluation", "evidence", "export", "job", "member", "objectives", "report", "teachers", "train",
     },
-    "catalog": {"data", "models", "objectives", "recipes"},
+    "recipes": {
+        "data", "evaluation", "evidence", "export", "job", "member", "models", "objectives", "remembering", "report",
+        "targets", "teachers", "train",
+    },
+    "catalog": {"data", "models", "objectives", "recipes", "targets"},
     "cli": {"catalog", "recipes", "report", "workflow"},
 }  # fmt: skip
 

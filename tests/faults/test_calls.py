@@ -47,7 +47,10 @@ FAULTS = {
     "nothing to train": ({"student": Nothing()}, ("student", "no trainable parameter")),
     "all frozen": ({"student": frozen(dense())}, ("student", "requires_grad_(True)")),
     "no module": ({"student": "resnet18"}, ("student", "str is no torch.nn.Module")),
-    "teacher is a path": ({"teacher": "resnet18.pth"}, ("teacher", "str is neither a module nor a function")),
+    "teacher is a path": (
+        {"teacher": "resnet18.pth"},
+        ("teacher", "'resnet18.pth' is neither a module nor a function"),
+    ),
     "teacher shares weights": (sharing(), ("teacher", "shares parameters", "deepcopy")),
     "another width": ({"student": dense(features=5)}, ("student", "x (2, 6) float32")),
     "teacher of another width": ({"teacher": dense(features=5)}, ("teacher", "x (2, 6) float32")),

@@ -10,9 +10,24 @@ from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
 from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet
 from limbeck.recipes.digits import digits
+from limbeck.recipes.remember import part, remember_recipe, told
 from limbeck.recipes.run import Outcome, run_recipe
 
-__all__ = ["RECIPES", "Arm", "Master", "Outcome", "Recipe", "find", "override", "read", "run_recipe", "show"]
+__all__ = [
+    "RECIPES",
+    "Arm",
+    "Master",
+    "Outcome",
+    "Recipe",
+    "find",
+    "override",
+    "part",
+    "read",
+    "remember_recipe",
+    "run_recipe",
+    "show",
+    "told",
+]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,

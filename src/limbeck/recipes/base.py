@@ -17,18 +17,20 @@ from limbeck.core.setting import as_plain, build, setting, tagged
 from limbeck.data import SOURCES, Augment
 from limbeck.models import MODELS
 from limbeck.objectives import TERMS, as_objective
+from limbeck.targets import CODECS, Dense
 from limbeck.train import Training
 
 if TYPE_CHECKING:
+    AnyCodec = Any
     AnyData = Any
     AnyModel = Any
     AnyTerm = Any
 else:
-    AnyData, AnyModel, AnyTerm = tagged(SOURCES), tagged(MODELS), tagged(TERMS)
+    AnyCodec, AnyData, AnyModel, AnyTerm = (tagged(table) for table in (CODECS, SOURCES, MODELS, TERMS))
 
 _TENSORS = "save the network's state_dict() as safetensors, or with torch.save; code in a file is never run"
 
-__all__ = ["Arm", "Master", "Recipe", "override", "read", "show"]
+__all__ = ["Arm", "Kept", "Master", "Recipe", "override", "read", "show"]
 
 
 @setting
@@ -75,6 +77,28 @@ class Master:
 
 
 @setting
+class Kept:
+    """The teacher runs once for each sample and view; its answers are kept on disk and read in training.
+
+    Args:
+        views: augmented versions of each sample; an arm's epochs go through them in turn.
+        codec: how the answers are kept.
+        path: the folder; None keeps them in the run folder. A folder that holds them already is used as it is.
+        batch_size: samples a call of the teacher.
+    """
+
+    views: int = 8
+    codec: AnyCodec = Dense()
+    path: str | None = None
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be kept."""
+        whole("targets.views", self.views)
+        whole("targets.batch_size", self.batch_size)
+
+
+@setting
 class Recipe:
     """Teacher, student, data, arms and seeds: everything that a run is made from.
 
@@ -87,6 +111,7 @@ class Recipe:
         arms: by name. The arm `baseline` is what the others are compared to.
         training: how students are trained.
         augment: how their images are.
+        targets: whether the teacher's answers are kept on disk, and how; None asks it at every step.
         seeds: how many; each is a full repetition with a teacher of its own, unless weights are loaded.
         seed: the first seed.
         baseline: the arm of the plain student.
@@ -101,6 +126,7 @@ class Recipe:
     arms: Mapping[str, Arm]
     training: Training = Training()
     augment: Augment | None = None
+    targets: Kept | None = None
     seeds: int = 3
     seed: int = 0
     baseline: str = "plain"
@@ -179,7 +205,7 @@ def override(recipe: Recipe, changes: Sequence[str], where: str) -> Recipe:
 
 def _free(parents: Sequence[str]) -> bool:
     """Whether a mapping takes keys that are not there yet: what was None, and the optimizer's options."""
-    return bool(parents) and parents[-1] in ("options", "augment", "data", "normalize")
+    return bool(parents) and parents[-1] in ("options", "augment", "codec", "data", "normalize", "targets")
 
 
 def _value(text: str, change: str) -> Any:

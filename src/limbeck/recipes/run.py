@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from limbeck import report
 from limbeck.core.errors import ConfigError, DataError, problem
 from limbeck.core.folder import RunFolder
-from limbeck.core.seeds import derive
 from limbeck.core.setting import as_plain
 from limbeck.data import Source, Splits
 from limbeck.evaluation import Scores, score
@@ -24,8 +22,11 @@ from limbeck.evidence import arm, footprints, save_student
 from limbeck.job import Job, evaluation
 from limbeck.member import Result, check, train_member
 from limbeck.objectives import Label
-from limbeck.recipes.base import Arm, Recipe, read_weights
+from limbeck.recipes.base import Arm, Recipe
+from limbeck.recipes.build import built, loaded_teacher, shape_of
+from limbeck.recipes.remember import remember_for, teacher_names
 from limbeck.teachers import ModuleTeacher
+from limbeck.teachers.signal import Teaching
 
 __all__ = ["Outcome", "run_recipe"]
 
@@ -59,7 +60,7 @@ def run_recipe(recipe: Recipe, out: str | Path | None, *, say: Say = lambda _: N
     started = time.perf_counter()
     splits = recipe.data.load()
     taught = recipe.teacher.data.load() if recipe.teacher.data is not None else splits
-    _check(recipe, taught, splits)
+    _check(recipe, taught, splits, out)
     folder = RunFolder(Path(out) if out is not None else None, as_plain(recipe), device=recipe.training.device)
     runs: dict[str, list[dict[str, Any]]] = {"teacher": [], **{name: [] for name in recipe.arms}}
     kept: dict[str, nn.Module] = {}
@@ -68,12 +69,14 @@ def run_recipe(recipe: Recipe, out: str | Path | None, *, say: Say = lambda _: N
         runs["teacher"].append(record)
         say(_line("teacher", seed, record))
         kept.setdefault("teacher", teacher.model)
+        master = _remembered(recipe, splits.train, teacher, folder, seed=seed, say=say, show=show)
         for name in recipe.arms:
-            result = train_member(_job(recipe, name, splits, teacher, seed=seed, show=show), folder)
+            result = train_member(_job(recipe, name, splits, master, seed=seed, show=show), folder)
             runs[name].append(result.record(seed))
             say(_line(name, seed, runs[name][-1]))
             kept.setdefault(name, result.student)
-    return _conclude(recipe, splits, folder, runs=runs, kept=kept, seconds=time.perf_counter() - started)
+    notes = () if recipe.targets is None else (_remembered_note(recipe, splits.train),)
+    return _conclude(recipe, splits, folder, runs=runs, kept=kept, notes=notes, seconds=time.perf_counter() - started)
 
 
 def _line(name: str, seed: int, record: Mapping[str, Any]) -> str:
@@ -83,37 +86,24 @@ def _line(name: str, seed: int, record: Mapping[str, Any]) -> str:
     )
 
 
-def _check(recipe: Recipe, taught: Splits, splits: Splits) -> None:
+def _check(recipe: Recipe, taught: Splits, splits: Splits, out: object) -> None:
     """Build and try everything once, before any work, so that what can't be built is told now."""
     if not splits.train.classes:
         raise DataError(problem("data", "it has no labels, so there are no classes to tell apart", "give labels"))
     for each in recipe.arms.values():
         if each.labelled_only and splits.train.labels is None:
             raise DataError(problem("data", "an arm wants labelled samples and there are none", "give labels"))
-    model = _built(recipe.teacher.model, splits.train, recipe.seed, "teacher")
-    teacher = ModuleTeacher(model)
+    if recipe.targets is not None and recipe.targets.path is None and out is None:
+        mend = "set targets.path, or give the run a folder with --out"
+        raise ConfigError(problem("targets", "there is no folder to keep them in", mend))
     if recipe.teacher.weights is not None:
-        _load(model, recipe.teacher.weights)
-        teacher = ModuleTeacher(model, normalize=recipe.teacher.normalize)
+        teacher = loaded_teacher(recipe, splits.train)
     else:
+        model = built(recipe.teacher.model, splits.train, recipe.seed, "teacher")
+        teacher = ModuleTeacher(model)
         check(_teacher_job(recipe, model, taught, splits, seed=recipe.seed, show=False))
     for name in recipe.arms:
         check(_job(recipe, name, splits, teacher, seed=recipe.seed, show=False))
-
-
-def _shape(source: Source) -> tuple[int, ...]:
-    batch = next(iter(evaluation(source).epoch(0)))
-    if "x" not in batch:
-        raise DataError(problem("data", f"it has the columns {', '.join(batch)}", "a recipe's data has one input, x"))
-    return tuple(batch["x"].shape[1:])
-
-
-def _built(model: Any, source: Source, seed: int, who: str) -> nn.Module:
-    """The network with initial weights that depend on the seed and on nothing that ran before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights", who))
-        network: nn.Module = model.build(_shape(source), source.classes)
-    return network
 
 
 def _settings(recipe: Recipe, each: Arm) -> Any:
@@ -123,13 +113,13 @@ def _settings(recipe: Recipe, each: Arm) -> Any:
     return training if each.epochs is None else dataclasses.replace(training, epochs=each.epochs)
 
 
-def _job(recipe: Recipe, name: str, splits: Splits, teacher: ModuleTeacher, *, seed: int, show: bool) -> Job:
+def _job(recipe: Recipe, name: str, splits: Splits, teacher: Teaching, *, seed: int, show: bool) -> Job:
     each = recipe.arms[name]
     train = splits.train
     if each.labelled_only and train.labels is not None:  # `_check` refused the other case
         train = train.subset((train.labels >= 0).nonzero().flatten())
     return Job(
-        student=_built(recipe.student, splits.train, seed, "student"),
+        student=built(recipe.student, splits.train, seed, "student"),
         teacher=teacher if any(term.needs().teacher for term in each.objective) else None,
         train=train,
         val=splits.val,
@@ -145,15 +135,43 @@ def _job(recipe: Recipe, name: str, splits: Splits, teacher: ModuleTeacher, *, s
     )
 
 
+def _remembered(
+    recipe: Recipe, train: Source, teacher: ModuleTeacher, folder: RunFolder, *, seed: int, say: Say, show: bool
+) -> Teaching:
+    """The teacher itself, or its answers on disk: made now, or found there. A loaded one serves all seeds."""
+    how = recipe.targets
+    if how is None or not teacher_names(recipe):
+        return teacher
+    shared = recipe.teacher.weights is not None
+    home = Path(how.path) if how.path is not None else (folder.path or Path()) / "targets"
+    out = home if shared else home / str(seed)  # a teacher of its own for each seed
+    started = time.perf_counter()
+    targets = remember_for(recipe, train, teacher, out, seed=recipe.seed if shared else seed, say=say, show=show)
+    plan, size = targets.store.plan, targets.store.nbytes / 1e6
+    said = f"{plan.views} views of {len(targets.store.ids):,} samples, {size:.1f} MB"
+    say(f"{'targets':>12}  {said}  {time.perf_counter() - started:.1f} s")
+    return targets
+
+
+def _remembered_note(recipe: Recipe, train: Source) -> str:
+    assert recipe.targets is not None
+    views = recipe.targets.views
+    return (
+        f"The teacher's answers to {views} views of {len(train):,} samples were remembered on disk, and distilled "
+        f"students saw these views in turn; the others saw new ones in every epoch."
+    )
+
+
 def _teacher(
     recipe: Recipe, taught: Splits, splits: Splits, folder: RunFolder, *, seed: int, show: bool
 ) -> tuple[ModuleTeacher, dict[str, Any]]:
     """The teacher of a seed, trained or loaded, and its record."""
-    model = _built(recipe.teacher.model, splits.train, seed, "teacher")
     if recipe.teacher.weights is not None:
-        _load(model, recipe.teacher.weights)
-        teacher = ModuleTeacher(model, normalize=recipe.teacher.normalize)
-        return teacher, {"seed": seed, "scores": dict(_loaded_scores(teacher, splits.test))}
+        teacher = loaded_teacher(recipe, splits.train)
+        # Scored as it was handed over: a faster form is for its answers in training.
+        original = ModuleTeacher(teacher.model, normalize=teacher.normalize, prepare="none")
+        return teacher, {"seed": seed, "scores": dict(_loaded_scores(original, splits.test))}
+    model = built(recipe.teacher.model, splits.train, seed, "teacher")
     result: Result = train_member(_teacher_job(recipe, model, taught, splits, seed=seed, show=show), folder)
     return ModuleTeacher(model), result.record(seed)
 
@@ -185,16 +203,6 @@ def _loaded_scores(teacher: ModuleTeacher, test: Source) -> Scores:
         teacher.close()
 
 
-def _load(model: nn.Module, path: str) -> None:
-    tensors = read_weights(path, "teacher.weights")
-    try:
-        model.load_state_dict(tensors)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        wrong = f"{path!r} holds the weights of another network ({str(error).splitlines()[-1].strip()})"
-        mend = "set teacher.model to the network they belong to"
-        raise ConfigError(problem("teacher.weights", wrong, mend)) from None
-
-
 def _conclude(
     recipe: Recipe,
     splits: Splits,
@@ -202,6 +210,7 @@ def _conclude(
     *,
     runs: Mapping[str, list[dict[str, Any]]],
     kept: Mapping[str, nn.Module],
+    notes: Sequence[str],
     seconds: float,
 ) -> Outcome:
     first = next(name for name in recipe.arms if name != recipe.baseline) if len(recipe.arms) > 1 else recipe.baseline
@@ -226,10 +235,15 @@ def _conclude(
         arms=arms,
         classes=splits.train.class_names,
         baseline=recipe.baseline,
+        notes=notes,
     )
     page = None
     if folder.path is not None:
-        base = {"model": as_plain(recipe.student), "shape": list(_shape(splits.train)), "classes": splits.train.classes}
+        base = {
+            "model": as_plain(recipe.student),
+            "shape": list(shape_of(splits.train)),
+            "classes": splits.train.classes,
+        }
         save_student(folder.path / "student", kept[first], said, {**base, "arm": first, "seed": recipe.seed})
         folder.finish(said, seconds)
         page = report.render(folder.path)
