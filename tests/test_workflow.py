@@ -204,6 +204,7 @@ def test_numbers_are_matched_and_a_teacher_bounds_the_error():
     teacher, student = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
     with torch.no_grad():
         teacher.weight.copy_(torch.tensor([[1.0, -2.0, 0.4]]))
+        teacher.bias.zero_()
     objective = (lb.MSELogits(), lb.SquaredError(), lb.BoundedError(weight=0.5))
     settings = {"epochs": 20, "batch_size": 20, "progress": False, "optimizer": lb.Optimizer(rate=0.05)}
     lb.distill(student, teacher, train=(x, y), val=(x, y), objective=objective, **settings)
