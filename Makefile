@@ -30,5 +30,7 @@ check: venv
 
 bench: venv
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/targets.py
+	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/methods.py digits

@@ -24,6 +24,7 @@ Peers run where they can be imported, and are never a dependency. They need an e
     peers/bin/pip install -c constraints.txt torch==2.13.0 -e .             # torch first: theirs would be another build
     peers/bin/pip install --no-deps torchdistill torchvision==0.28.0 liger-kernel trl
     peers/bin/pip install -c constraints.txt pillow transformers datasets   # what torchvision and trl import
+    peers/bin/pip install -c constraints.txt keras                          # for peers_speed.py
     peers/bin/python benchmarks/losses.py
 
 "as released" is no package, but the form of the authors' code written anew, where it holds more than it has to.
