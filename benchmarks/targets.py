@@ -1,7 +1,7 @@
 """What does a teacher cost at every step, stored and live, beside the same step without one?
 
     python benchmarks/targets.py                     # writes benchmarks/results/targets.json
-    python benchmarks/targets.py --rounds 3 --steps 2 --threads 1 --clock process --out /tmp/rough.json
+    python benchmarks/targets.py --rounds 3 --steps 2 --threads 1 --clock process --out rough.json
 
 ResNet-56 teaches ResNet-20 on batches of 128 images of 32x32, in bfloat16 and channels-last as the recipe
 `cifar10-resnet` trains it, through the real loop (`fit`) on ready-made batches. The five sides take turns of `--steps`

@@ -209,3 +209,24 @@ def test_numbers_are_matched_and_a_teacher_bounds_the_error():
     settings = {"epochs": 20, "batch_size": 20, "progress": False, "optimizer": lb.Optimizer(rate=0.05)}
     lb.distill(student, teacher, train=(x, y), val=(x, y), objective=objective, **settings)
     assert (student(x) - y).square().mean() < 0.05
+
+
+def test_a_teacher_with_data_of_its_own_judges_only_where_ids_mean_the_same_samples():
+    x, y = torch.randn(400, 4), torch.arange(400) % 3
+    inner = torch.nn.Linear(4, 3)
+    teacher = lb.teacher(inner, data={"x": x})
+    settings = {"epochs": 1, "batch_size": 50, "progress": False}
+    part = lb.distill(torch.nn.Linear(4, 3), teacher, train=(x, y), **settings)
+    assert "agreement" in part.scores["student"]
+    other = lb.distill(torch.nn.Linear(4, 3), teacher, train=(x, y), val=(x.flip(0), y.flip(0)), **settings)
+    assert "agreement" not in other.scores["student"]
+    short = lb.teacher(inner, data={"x": x[:390]})
+    with pytest.raises(lb.LimbeckError, match="it has no sample 390"):
+        lb.distill(torch.nn.Linear(4, 3), short, train=(x, y), val=(x, y), **settings)
+
+
+def test_a_student_inside_an_ensemble_that_teaches_it_is_refused():
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    student = torch.nn.Linear(4, 3)
+    with pytest.raises(lb.LimbeckError, match="shares parameters with the student"):
+        lb.distill(student, [torch.nn.Linear(4, 3), student], train=(x, y), epochs=1, batch_size=10, progress=False)

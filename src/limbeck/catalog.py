@@ -55,7 +55,9 @@ def describe(name: str, changes: Sequence[str] = ()) -> str:
             settings = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
             return f"{inspect.getdoc(thing)}\n\n{settings}"
     known = {key for table in TABLES().values() for key in table}
-    raise ConfigError(problem("show", f"nothing is called {name!r}, and it is no run folder", nearest(name, known)))
+    raise ConfigError(
+        problem("show", f"nothing is called {name!r}, and it is no folder of a run or of targets", nearest(name, known))
+    )
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

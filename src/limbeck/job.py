@@ -82,8 +82,6 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
             example,
             applied=job.train.normalize,
             device=engine.device,
-            precision=engine.half,
-            channels_last=job.training.channels_last,
             samples=samples,
         )
         stack.callback(job.teacher.close)

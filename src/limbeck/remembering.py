@@ -15,12 +15,12 @@ from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.folder import environment
 from limbeck.core.progress import bar
 from limbeck.core.types import Named
-from limbeck.data import Augmentation, Batches, Source, as_source, describe, whole
-from limbeck.replaying import augment_seed, augmentation_identity, data_identity, stored
+from limbeck.data import Augmentation, Batches, Source, as_source, whole
+from limbeck.replaying import augment_seed, augmentation_identity, check_views, data_identity, stored
 from limbeck.targets import Dense, Output, Piece, Plan, Sampled, Store, TopK
 from limbeck.teachers import as_teacher
 from limbeck.teachers.signal import Teaching
-from limbeck.teachers.stored import Targets
+from limbeck.teachers.stored import Counted, Targets
 from limbeck.train import Engine
 from limbeck.train.interrupt import EXIT_CODES, halting
 
@@ -89,15 +89,13 @@ def remember(
     if isinstance(master, Targets):
         raise ConfigError(problem("teacher", "these are targets already", "give the teacher they were made from"))
     mine = _part(shard)
-    if views > 1 and describe(augment)["kind"] == "none":
-        wrong = f"{views} views are asked for and no augmentation, so they would be one and the same"
-        raise ConfigError(problem("views", wrong, "give `augment`, or leave `views` at 1"))
+    check_views(views, augment)
     engine = Engine(device=device)
     batches = Batches(
         source, batch_size=min(batch_size, len(source)), shuffle=False, augment=augment,
         augment_seed=augment_seed(seed), workers=workers,
     )  # fmt: skip
-    counting = Tokens(tokens, ignore) if tokens is not None else None
+    counting = Counted(tokens, ignore) if tokens is not None else None
     names = tuple(dict.fromkeys(outputs))
     try:
         answers, example = _opened(master, names, batches, engine)
@@ -118,26 +116,7 @@ def remember(
                 say(line)
     finally:
         master.close()
-    return Targets(out, teacher=master)
-
-
-class Tokens(NamedTuple):
-    """Which tokens count: those where the column differs from `ignore`."""
-
-    column: str
-    ignore: int
-
-    def mask(self, batch: Named) -> Tensor:
-        """Bool [B, T].
-
-        Raises:
-            DataError: there is no such column, or it is not one value a token.
-        """
-        if self.column not in batch or batch[self.column].dim() != 2:
-            seen = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
-            wrong = f"{self.column!r} is no column [B, T] of the batch, which holds {seen}"
-            raise DataError(problem("tokens", wrong, "name the mask or the labels that say which tokens count"))
-        return batch[self.column] != self.ignore
+    return Targets(out, teacher=master, verify=False)  # sealing has read every file
 
 
 class Work(NamedTuple):
@@ -146,7 +125,7 @@ class Work(NamedTuple):
     teacher: Teaching
     batches: Batches
     engine: Engine
-    tokens: Tokens | None
+    tokens: Counted | None
     show: bool
 
 
@@ -204,7 +183,7 @@ def _lasting(form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(
-    answers: Named, names: Sequence[str], codec: Codecs, tokens: Tokens | None, example: Named
+    answers: Named, names: Sequence[str], codec: Codecs, tokens: Counted | None, example: Named
 ) -> dict[str, Output]:
     """How each output is kept. What has a row for each token of the mask is kept by tokens."""
     mask = tokens.mask(example) if tokens is not None else None
@@ -252,11 +231,11 @@ def _fill(store: Store, part: tuple[int, int], work: Work, halt: Callable[[], st
             rows = {name: torch.cat(values) for name, values in gathered.items()}
             lengths = rows.pop("lengths", None)
             store.write(piece, rows, lengths)
-    left = store.missing()
-    if not left:
+    left = store.covers(store.ids, range(store.plan.views))  # what is there; sealing reads it
+    if left:
+        yield f"left to the other parts: {'; '.join(left)}. The last one to end seals the targets"
+    elif not store.sealed:
         store.seal()
-    elif part[1] > 1:
-        yield f"{len(left)} pieces are left to the other parts; the last one to end seals the targets"
 
 
 def _batches(store: Store, piece: Piece, work: Work) -> Iterator[Named]:

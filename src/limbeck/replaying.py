@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from limbeck.core.errors import CheckpointError, DataError, problem
-from limbeck.core.folder import first_difference
+from limbeck.core.errors import CheckpointError, ConfigError, DataError, problem
+from limbeck.core.folder import first_difference, value_at
 from limbeck.core.seeds import derive
 from limbeck.core.setting import as_plain
 from limbeck.data import Augmentation, Batches, Source, describe
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
 
-__all__ = ["Replay", "augment_seed", "augmentation_identity", "data_identity", "replay", "stored"]
+__all__ = ["Replay", "augment_seed", "augmentation_identity", "check_views", "data_identity", "replay", "stored"]
 
 
 class Replay(NamedTuple):
@@ -38,7 +38,7 @@ def replay(teacher: Teaching | None, source: Source, augment: Augmentation | Non
     now = {"data": {**data_identity(source), "tokens": None}, "augmentation": augmentation_identity(batches)}
     differs = first_difference(held, now)
     if differs is not None:
-        a, b = (_at(side, differs) for side in (held, now))
+        a, b = (value_at(side, differs) for side in (held, now))
         wrong = f"these targets do not belong to this run: `{differs}` is {a} there and {b} here"
         raise CheckpointError(problem(where, wrong, f"train as they were made, or make others: {teacher.command()}"))
     lacks = teacher.store.covers(source.ids, range(plan.views), stored(teacher, names))
@@ -46,6 +46,17 @@ def replay(teacher: Teaching | None, source: Source, augment: Augmentation | Non
         wrong = f"these targets lack {'; '.join(lacks)}"
         raise DataError(problem(where, wrong, f"run the same command again to add it: {teacher.command()}"))
     return Replay(plan.views, augment_seed(plan.seed))
+
+
+def check_views(views: int, augment: Augmentation | None) -> None:
+    """Refuse to make several views that would be one and the same.
+
+    Raises:
+        ConfigError: there is more than one, and nothing that makes them differ.
+    """
+    if views > 1 and describe(augment)["kind"] == "none":
+        wrong = f"{views} views are asked for and no augmentation, so they would be one and the same"
+        raise ConfigError(problem("views", wrong, "give `augment`, or set `views` to 1"))
 
 
 def stored(targets: Targets, names: Iterable[str]) -> list[str]:
@@ -67,9 +78,3 @@ def augmentation_identity(batches: Batches) -> dict[str, Any]:
     """What decides the views; where samples are mixed, also the set of samples that partners come from."""
     told = describe(batches.augment)
     return told if batches.partners_depend_on is None else {**told, "partners": batches.partners_depend_on}
-
-
-def _at(data: Any, path: str) -> Any:
-    for key in path.split("."):
-        data = data.get(key) if isinstance(data, Mapping) else None
-    return data

@@ -172,6 +172,11 @@ def evaluate(
     example = next(iter(batches.epoch(0)))
     reader.probe(example, ("logits",))
     master = None if teacher is None else as_teacher(teacher)
+    if isinstance(master, Targets):
+        if master.live is None:
+            wrong = "these are targets, which answer for the views that they were made on alone"
+            raise ConfigError(problem("teacher", wrong, "give the teacher itself"))
+        master = master.live
     try:
         if master is not None:
             master.open(("logits",), example, applied=source.normalize)

@@ -30,8 +30,8 @@ MAY_IMPORT = {
         "data", "evaluation", "evidence", "export", "job", "member", "objectives", "report", "teachers", "train",
     },
     "recipes": {
-        "data", "evaluation", "evidence", "export", "job", "member", "models", "objectives", "remembering", "report",
-        "targets", "teachers", "train",
+        "data", "evaluation", "evidence", "export", "job", "member", "models", "objectives", "remembering", "replaying",
+        "report", "targets", "teachers", "train",
     },
     "catalog": {"data", "models", "objectives", "recipes", "targets"},
     "cli": {"catalog", "recipes", "report", "workflow"},

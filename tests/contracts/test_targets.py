@@ -1,5 +1,6 @@
 """Laws over targets: stored equals live for every sample and view, however it was made and however it is read."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -382,3 +383,45 @@ def test_a_targets_folder_is_passed_by_its_path(tmp_path):
     distil(net(2), str(tmp_path / "moved"))
     with pytest.raises(LimbeckError, match="nowhere"):
         distil(net(2), tmp_path / "nowhere")
+
+
+def figures(form):
+    return [name for name, value in form.items() if isinstance(value, float | list)]
+
+
+def test_the_form_of_a_prepared_teacher_is_in_the_manifest_without_what_was_measured_and_in_the_log_with_it(tmp_path):
+    teacher = lb.teacher(net(), precision="bfloat16")
+    form = remember(tmp_path / "t", teacher).store.plan.teacher["form"]
+    assert form["precision"] == "bfloat16"
+    assert not figures(form)  # they may differ in the last digit from process to process, and would refuse a resume
+    distil(net(2), teacher, out=tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    said = [line for line in lines if line["kind"] == "teacher"]
+    assert len(said) == 1
+    assert said[0]["form"]["precision"] == "bfloat16"
+    assert figures(said[0]["form"])
+
+
+def test_targets_do_not_answer_on_other_data(tmp_path):
+    targets = remember(tmp_path / "t")
+    assert lb.evaluate(net(2), (X, Y), teacher=targets)["agreement"] == pytest.approx(
+        lb.evaluate(net(2), (X, Y), teacher=net())["agreement"]
+    )
+    with pytest.raises(ConfigError, match="give the teacher itself"):
+        lb.evaluate(net(2), (X, Y), teacher=lb.Targets(tmp_path / "t"))
+
+
+def test_filling_reads_each_file_once_when_it_seals(tmp_path, monkeypatch):
+    from limbeck.targets import store
+
+    looked = []
+    look_over = store.look_over
+
+    def counted(folder, manifest, places=None):
+        seen = look_over(folder, manifest, *([] if places is None else [places]))
+        looked.append(sum(found.bytes > 0 for found in seen.values()))
+        return seen
+
+    monkeypatch.setattr(store, "look_over", counted)
+    remember(tmp_path / "t")
+    assert sum(looked) == VIEWS

@@ -21,7 +21,7 @@ import yaml
 from limbeck.core.errors import CheckpointError, problem
 from limbeck.core.records import append_line, as_yaml, read_lines, write_json, write_lines, write_text
 
-__all__ = ["RunFolder", "environment", "first_difference"]
+__all__ = ["RunFolder", "environment", "first_difference", "value_at"]
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -60,6 +60,19 @@ def first_difference(a: Any, b: Any, path: str = "") -> str | None:
         pairs = enumerate(zip(a, b, strict=True))
         return next((found for i, (x, y) in pairs if (found := first_difference(x, y, f"{path}.{i}"))), None)
     return None if a == b else path or "top"
+
+
+def value_at(data: Any, path: str) -> Any:
+    """The value at a dotted path, as `first_difference` gives it; keys may hold dots themselves."""
+    if not path:
+        return data
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if path == key or path.startswith(f"{key}."):
+                return value_at(value, path[len(key) + 1 :])
+        return "not there"
+    head, _, rest = path.partition(".")
+    return value_at(data[int(head)], rest) if isinstance(data, list) else data
 
 
 class RunFolder:

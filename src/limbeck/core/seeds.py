@@ -6,9 +6,12 @@ import hashlib
 import random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-__all__ = ["derive", "seed_everything"]
+__all__ = ["Words", "derive", "mix_words", "seed_everything"]
+
+Words = npt.NDArray[np.uint64]
 
 
 def seed_everything(seed: int) -> None:
@@ -26,3 +29,13 @@ def derive(seed: int, *names: str | int) -> int:
     """
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def mix_words(word: Words) -> Words:
+    """The finishing mix of splitmix64, a bijection of 64-bit words, element by element.
+
+    Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", figure 15.
+    """
+    word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return word ^ word >> np.uint64(31)

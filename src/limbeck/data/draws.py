@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from limbeck.core.seeds import Words, mix_words
+
 __all__ = ["Draws", "Flags", "Floats", "Ints", "Words", "uniform"]
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -21,7 +23,6 @@ WORD = 2**64 - 1
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Words = npt.NDArray[np.uint64]
 
 
 class Draws:
@@ -38,12 +39,12 @@ class Draws:
     def __init__(self, ids_B: Tensor, *, seed: int, view: int) -> None:
         key = _mix_word(_mix_word(seed + GOLDEN) ^ (view + 1) * GOLDEN)
         # numpy, because its 64-bit words are unsigned (the shifts below must bring in zeros) and its calls are cheap.
-        self._word_B = _mix_words(ids_B.cpu().numpy().astype(np.uint64) * np.uint64(GOLDEN) ^ np.uint64(key))
+        self._word_B = mix_words(ids_B.cpu().numpy().astype(np.uint64) * np.uint64(GOLDEN) ^ np.uint64(key))
 
     def counted(self, streams: int) -> Floats:
         """The first `streams` streams that have a number for a name, [S, B]."""
         step_S = np.arange(1, streams + 1, dtype=np.uint64) * np.uint64(GOLDEN)
-        return _unit(_mix_words(self._word_B + step_S[:, None]))
+        return _unit(mix_words(self._word_B + step_S[:, None]))
 
     def named(self, name: str) -> Floats:
         """The stream of this name, [B]."""
@@ -51,7 +52,7 @@ class Draws:
 
     def words(self, name: str) -> Words:
         """The stream of this name as 64 random bits a sample, [B]."""
-        return _mix_words(self._word_B + _step(name))
+        return mix_words(self._word_B + _step(name))
 
 
 def uniform(ids_B: Tensor, *, seed: int, view: int, streams: int) -> Tensor:
@@ -74,9 +75,3 @@ def _mix_word(word: int) -> int:
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & WORD
     word = (word ^ word >> 27) * 0x94D049BB133111EB & WORD
     return word ^ word >> 31
-
-
-def _mix_words(word: Words) -> Words:
-    word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return word ^ word >> np.uint64(31)

@@ -44,8 +44,8 @@ def hint(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> 
     Source: Romero et al. 2015, "FitNets", eq. 3 (there summed and halved; the mean keeps the scale level over widths).
     """
     same_shape("hint", student=student, teacher=teacher)
-    if reduction == "mean":  # examples are of one size, so this is the mean over them, in one pass
-        return gap(student, teacher, "mean")
+    if reduction == "mean":  # examples are of one size: one pass over all values, in one order of memory
+        return gap(student.contiguous(), teacher.contiguous(), "mean")
     value = gap(student, teacher).flatten(1)
     return reduce(value.sum(1) / value.shape[1], reduction)
 

@@ -25,6 +25,7 @@ from limbeck.objectives import Label
 from limbeck.recipes.base import Arm, Recipe
 from limbeck.recipes.build import built, loaded_teacher, shape_of
 from limbeck.recipes.remember import remember_for, teacher_names
+from limbeck.replaying import check_views
 from limbeck.teachers import ModuleTeacher
 from limbeck.teachers.signal import Teaching
 
@@ -69,7 +70,8 @@ def run_recipe(recipe: Recipe, out: str | Path | None, *, say: Say = lambda _: N
         runs["teacher"].append(record)
         say(_line("teacher", seed, record))
         kept.setdefault("teacher", teacher.model)
-        master = _remembered(recipe, splits.train, teacher, folder, seed=seed, say=say, show=show)
+        if seed == recipe.seed or recipe.teacher.weights is None:  # a loaded teacher is the same for all seeds
+            master = _remembered(recipe, splits.train, teacher, folder, seed=seed, say=say, show=show)
         for name in recipe.arms:
             result = train_member(_job(recipe, name, splits, master, seed=seed, show=show), folder)
             runs[name].append(result.record(seed))
@@ -93,9 +95,11 @@ def _check(recipe: Recipe, taught: Splits, splits: Splits, out: object) -> None:
     for each in recipe.arms.values():
         if each.labelled_only and splits.train.labels is None:
             raise DataError(problem("data", "an arm wants labelled samples and there are none", "give labels"))
-    if recipe.targets is not None and recipe.targets.path is None and out is None:
-        mend = "set targets.path, or give the run a folder with --out"
-        raise ConfigError(problem("targets", "there is no folder to keep them in", mend))
+    if recipe.targets is not None:
+        check_views(recipe.targets.views, recipe.augment)
+        if recipe.targets.path is None and out is None:
+            mend = "set targets.path, or give the run a folder with --out"
+            raise ConfigError(problem("targets", "there is no folder to keep them in", mend))
     if recipe.teacher.weights is not None:
         teacher = loaded_teacher(recipe, splits.train)
     else:

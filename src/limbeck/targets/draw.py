@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.core.seeds import derive
+from limbeck.core.seeds import derive, mix_words
 
 __all__ = ["draw"]
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 def draw(seed: int, output: str, view: int, keys_2n: NDArray[np.int64], *, draws: int) -> NDArray[np.float64]:
@@ -22,12 +21,5 @@ def draw(seed: int, output: str, view: int, keys_2n: NDArray[np.int64], *, draws
     """
     state = np.full(1, derive(seed, "targets", output, view), np.uint64)
     for keys in (*keys_2n[..., None], np.arange(draws, dtype=np.int64)):
-        state = _mixed(_mixed(state) ^ keys.astype(np.uint64))
+        state = mix_words((mix_words(state + _STEP) ^ keys.astype(np.uint64)) + _STEP)
     return ((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-
-
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = x + _STEP
-    for shift, factor in _MIX:
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    return x ^ (x >> np.uint64(31))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck.core.check import whole
 from limbeck.core.errors import CheckpointError, ConfigError, DataError, problem
-from limbeck.core.folder import first_difference
+from limbeck.core.folder import first_difference, value_at
 from limbeck.core.records import read_object
 from limbeck.core.setting import as_plain, build, tagged
 from limbeck.targets.codec import CODECS, Dense, Sampled, TopK
@@ -287,21 +287,8 @@ def _plain(where: str, value: Any) -> Any:
         raise ConfigError(problem(where, f"this is no plain data ({error})", mend)) from None
 
 
-def _at(data: Any, path: str) -> Any:
-    """The value at a dotted path; keys may hold dots themselves."""
-    if not path:
-        return data
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            if path == key or path.startswith(f"{key}."):
-                return _at(value, path[len(key) + 1 :])
-        return "not there"
-    head, _, rest = path.partition(".")
-    return _at(data[int(head)], rest) if isinstance(data, list) else data
-
-
 def _differ(where: str, path: str, mine: Any, other: Any) -> str:
-    values = [json.dumps(_at(side, path)) for side in (mine, other)]
+    values = [json.dumps(value_at(side, path)) for side in (mine, other)]
     a, b = (value if len(value) <= 80 else value[:77] + "..." for value in values)
     wrong = f"this store was made for something else: `{path}` is {a} there, and {b} now"
     return problem(where, wrong, "choose another folder with `out`, or delete this one")

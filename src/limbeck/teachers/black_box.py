@@ -110,8 +110,6 @@ class BlackBox(ABC):
         *,
         applied: Normalize | None = None,
         device: torch.device | None = None,
-        precision: torch.dtype | None = None,  # noqa: ARG002 - it decides for itself
-        channels_last: bool = False,  # noqa: ARG002
         samples: Named | None = None,  # noqa: ARG002 - there is no faster form to compare
     ) -> Named:
         """Answer `example` once, and refuse if a name in `names` is not in the answer.

@@ -117,8 +117,6 @@ class EnsembleTeacher:
         *,
         applied: Normalize | None = None,
         device: torch.device | None = None,
-        precision: torch.dtype | None = None,
-        channels_last: bool = False,
         samples: Named | None = None,
     ) -> Named:
         """Open every member with the names that are asked of it.
@@ -135,7 +133,7 @@ class EnsembleTeacher:
             asked[int(number)].add(rest)
         if self.dropout and "id" not in example:
             raise DataError(problem("teacher.dropout", "the batch has no `id`", "make it with limbeck.data"))
-        how: Any = {"applied": applied, "device": device, "precision": precision, "channels_last": channels_last}
+        how: Any = {"applied": applied, "device": device}
         how |= {} if samples is None else {"samples": samples}
         answers = [member.open(asked[i], example, **how) for i, member in enumerate(self.members)]
         shapes = [tuple(answer["logits"].shape) for answer in answers]

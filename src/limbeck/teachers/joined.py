@@ -161,8 +161,6 @@ class JoinedTeacher:
         *,
         applied: Normalize | None = None,  # noqa: ARG002 - it has data of its own
         device: torch.device | None = None,
-        precision: torch.dtype | None = None,
-        channels_last: bool = False,
         samples: Named | None = None,
     ) -> Named:
         """Open the teacher on the rows of its own that belong to `example`.
@@ -177,8 +175,6 @@ class JoinedTeacher:
             self._joined(example),
             applied=getattr(self.data, "normalize", None),
             device=device,
-            precision=precision,
-            channels_last=channels_last,
             samples=own,
         )
 

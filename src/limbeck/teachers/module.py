@@ -142,8 +142,6 @@ class ModuleTeacher:
         *,
         applied: Normalize | None = None,
         device: torch.device | None = None,
-        precision: torch.dtype | None = None,  # noqa: ARG002 - stored answers know no run, so live ones don't
-        channels_last: bool = False,  # noqa: ARG002
         samples: Named | None = None,
     ) -> Named:
         """Make ready to answer with `names`, and return the answer to `example`.
@@ -153,8 +151,6 @@ class ModuleTeacher:
             example: a batch.
             applied: the normalisation that the data has already been through.
             device: where to answer.
-            precision: the run's own; not read, the teacher has its own settings.
-            channels_last: the run's own; not read.
             samples: a larger batch of real samples to hold a prepared form against the original on; None: `example`.
 
         Raises:

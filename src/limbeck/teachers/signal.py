@@ -78,8 +78,6 @@ class Teaching(Protocol):
         *,
         applied: Normalize | None = None,
         device: torch.device | None = None,
-        precision: torch.dtype | None = None,
-        channels_last: bool = False,
         samples: Named | None = None,
     ) -> Named:
         """Make ready to answer with `names`, refuse what can't be given, and return the answer to `example`."""

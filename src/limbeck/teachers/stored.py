@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,26 @@ from limbeck.core.types import Named
 from limbeck.targets import Store, scatter
 from limbeck.teachers.signal import Teaching, digest_of
 
-__all__ = ["Targets"]
+__all__ = ["Counted", "Targets"]
+
+
+class Counted(NamedTuple):
+    """Which tokens count: those where the column differs from `ignore`."""
+
+    column: str
+    ignore: int
+
+    def mask(self, batch: Named) -> Tensor:
+        """Bool [B, T].
+
+        Raises:
+            DataError: there is no such column, or it is not one value a token.
+        """
+        if self.column not in batch or batch[self.column].dim() != 2:
+            seen = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+            wrong = f"{self.column!r} is no column [B, T] of the batch, which holds {seen}"
+            raise DataError(problem("tokens", wrong, "name the mask or the labels that say which tokens count"))
+        return batch[self.column] != self.ignore
 
 
 class Targets:
@@ -27,6 +46,7 @@ class Targets:
 
     Args:
         path: the folder that `limbeck.remember` made.
+        verify: whether every file is read and held against its checksum, at about a gigabyte a second.
         teacher: the teacher it was made from. What the folder lacks is then computed and added before training, and
             the student is held against this teacher on other data. Without it, what lacks is refused.
 
@@ -36,10 +56,10 @@ class Targets:
 
     form: Mapping[str, Any] = {}
 
-    def __init__(self, path: str | Path, *, teacher: Teaching | None = None) -> None:
+    def __init__(self, path: str | Path, *, teacher: Teaching | None = None, verify: bool = True) -> None:
         self.path = Path(path)
         self.live = teacher
-        self.store = Store.open(self.path)
+        self.store = Store.open(self.path, verify=verify)
         self._wanted: tuple[str, ...] = ()
         self._ragged: dict[str, str] = {}
         self._ask(self.store.names)
@@ -74,8 +94,6 @@ class Targets:
         *,
         applied: Normalize | None = None,
         device: torch.device | None = None,
-        precision: torch.dtype | None = None,
-        channels_last: bool = False,
         samples: Named | None = None,
     ) -> Named:
         """Make ready to answer with `names`, and return the answer to `example`, which serves for its shapes alone.
@@ -94,8 +112,7 @@ class Targets:
             return self(example)
         asked = {output for output, kept in self.store.plan.outputs.items() if names & set(kept.decoded(output))}
         asked |= {name for name in names if name in lacks or name in self.store.constants}
-        how: dict[str, Any] = {"applied": applied, "device": device, "samples": samples}
-        answers = self.live.open(asked, example, precision=precision, channels_last=channels_last, **how)
+        answers = self.live.open(asked, example, applied=applied, device=device, samples=samples)
         return {**answers, **self._as_stored(answers, example, asked)}
 
     def _as_stored(self, answers: Named, batch: Named, asked: Iterable[str]) -> dict[str, Tensor]:
@@ -118,8 +135,8 @@ class Targets:
         return f"limbeck.remember(teacher, data, outputs={names}, out={str(self.path)!r}, ...) or `limbeck remember`"
 
     def reopen(self) -> None:
-        """Look at the folder anew, after something was added to it."""
-        self.store = Store.open(self.path)
+        """Look at the folder anew, after something was added to it and checked."""
+        self.store = Store.open(self.path, verify=False)
 
     def close(self) -> None:
         """Let go of the live teacher's private copy."""
@@ -154,12 +171,7 @@ class Targets:
 
     def _mask(self, batch: Named) -> Tensor:
         """Which tokens count, as when they were stored."""
-        tokens = self.store.plan.data["tokens"]
-        if tokens["column"] not in batch:
-            wrong = f"the batch has no {tokens['column']!r}, which says what tokens count"
-            raise DataError(problem(str(self.path), wrong, "train on the data that the targets were made on"))
-        mask: Tensor = batch[tokens["column"]] != tokens["ignore"]
-        return mask
+        return Counted(**self.store.plan.data["tokens"]).mask(batch)
 
 
 def _same_teacher(path: Path, held: Mapping[str, Any], teacher: Teaching) -> None:

@@ -137,8 +137,6 @@ class TransformersTeacher:
         *,
         applied: Normalize | None = None,
         device: torch.device | None = None,
-        precision: torch.dtype | None = None,
-        channels_last: bool = False,
         samples: Named | None = None,
     ) -> Named:
         """Make ready to answer with `names`, and return the answer to `example`.
@@ -155,8 +153,6 @@ class TransformersTeacher:
         how: Any = {
             "applied": applied,
             "device": device,
-            "precision": precision,
-            "channels_last": channels_last,
             **more,
         }
         return self._asked.open(names, example, **how)
