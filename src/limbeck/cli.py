@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -36,13 +38,17 @@ def demo(out: Out = Path("runs/demo")) -> None:
 @app.command(epilog="Example: limbeck run cifar10-conv --set data.path=cifar10.npz --set seeds=1 --out runs/first")
 def run(recipe: str, change: Set = None, out: Out = None) -> None:
     """Run a recipe, by its name or from a YAML file: teacher, plain student, distilled students, page."""
-    from limbeck.recipes import find, run_recipe  # noqa: PLC0415 - torch takes seconds to import
+    from limbeck.core.processes import first  # noqa: PLC0415 - torch takes seconds to import
+    from limbeck.recipes import find, run_recipe  # noqa: PLC0415
 
     found = find(recipe, change or ())
     folder = out or Path("runs") / Path(found.title).name
-    typer.echo(f"{found.title}: {found.story}\n")
-    _tell(run_recipe(found, folder, say=typer.echo).document)
-    typer.echo(f"\nPage: {folder / 'report.html'}")
+    say = typer.echo if first() else lambda *_: None
+    say(f"{found.title}: {found.story}\n")
+    document = run_recipe(found, folder, say=say).document
+    if first():
+        _tell(document)
+        say(f"\nPage: {folder / 'report.html'}")
 
 
 @app.command(
@@ -141,11 +147,22 @@ def main() -> None:
     try:
         app()
     except LimbeckError as error:
-        typer.echo(f"limbeck: {error}", err=True)
+        _say_alone(str(error))
         sys.exit(2)
     except SystemExit as end:
         # typer turns Ctrl-C into exit code 130 before it gets here; a run that was asked to end leaves with 143.
         if end.code in _ENDED:
-            said = f"limbeck: {_ENDED[end.code]}. What was done is saved; the same command goes on from there."
-            typer.echo(said, err=True)
+            said = f"{_ENDED[end.code]}. What was done is saved; the same command goes on from there."
+            _say_alone(said)
         raise
+
+
+def _say_alone(said: str) -> None:
+    """One message, however many processes have it: the others wait for their launcher to end them.
+
+    What only one of them has to say is said by it.
+    """
+    own = int(os.environ.get("RANK", "0"))
+    if own:
+        time.sleep(3)
+    typer.echo(f"limbeck{f' (process {own + 1})' if own else ''}: {said}", err=True)

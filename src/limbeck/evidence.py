@@ -23,7 +23,7 @@ from limbeck.objectives import Term
 from limbeck.report import lines, table
 from limbeck.teachers.signal import Teaching
 
-__all__ = ["Measured", "arm", "describe", "footprints", "save_student"]
+__all__ = ["Measured", "arm", "describe", "footprints", "incidents", "save_student"]
 
 Measured = tuple[nn.Module, Inputs, Outputs]
 """A model and how it is called."""
@@ -120,3 +120,24 @@ def save_student(folder: Path, model: nn.Module, document: Mapping[str, Any], ba
         ]
     )
     save_model(folder, model, lineage=lineage, card=text)
+
+
+def incidents(lines: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What a reader of the page should know of a run's records: steps left out, batches cut for want of memory."""
+    notes = []
+    by_member: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if line["kind"] == "fault" and line["done"] == "skipped":
+            by_member.setdefault((line["arm"], line["seed"]), []).append(line)
+    for (name, seed), faults in by_member.items():
+        terms = sorted({term for fault in faults for term in fault["terms"]})
+        where = f" in {' and '.join(terms)}" if terms else ""
+        often = "1 step was" if len(faults) == 1 else f"{len(faults)} steps were"
+        notes.append(
+            f"{name}, seed {seed}: {often} left out, because the loss or its gradient was not finite{where}. Their "
+            f"samples are in metrics.jsonl (lines of the kind fault)."
+        )
+    cut = {(line["arm"], line["seed"]): line["accumulate"] for line in lines if line["kind"] == "memory"}
+    for (name, seed), pieces in cut.items():
+        notes.append(f"{name}, seed {seed}: memory ran out, so each step was cut into {pieces} micro-batches.")
+    return tuple(notes)

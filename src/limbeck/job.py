@@ -21,6 +21,7 @@ from limbeck.teachers import JoinedTeacher
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
 from limbeck.train import Engine, Student, Training, combine, counted
+from limbeck.train.trackers import check_trackers
 
 __all__ = ["Job", "Ready", "behind", "evaluation", "labelled", "make_ready", "on_device"]
 
@@ -63,12 +64,22 @@ class Ready(NamedTuple):
     batches: Batches
     student: Student
     judge: Teaching | None
+    idle: frozenset[str]
+    """The student's parameters that have no part in the objective; several processes must know them."""
 
 
 def make_ready(job: Job, stack: ExitStack) -> Ready:
     """All that a training needs, tried once; the stack closes it."""
     _check(job)
-    engine = Engine(device=job.training.device, precision=job.training.precision)
+    training = job.training
+    check_trackers(training.trackers)
+    engine = Engine(
+        device=training.device, precision=training.precision, parallel=training.parallel, gather=training.gather,
+        compile=training.compile,
+    )  # fmt: skip
+    if training.accumulate == "auto" and engine.world_size > 1:
+        mend = "give a number: the processes would have to run out of memory together"
+        raise ConfigError(problem("accumulate", '"auto" is for one process', mend))
     names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
     batches, samples = _batches(job, engine, replay(job.teacher, job.train, job.augment, names))
     example = {name: value[:2] for name, value in samples.items()}
@@ -90,7 +101,9 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
     job.student.to(engine.device)
     student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
     stack.callback(student.close)
-    return Ready(engine, batches, student, _dry_run(job, student, answers, example))
+    judge = _dry_run(job, student, answers, example)
+    idle = student.idle(example, answers) if engine.world_size > 1 else frozenset[str]()
+    return Ready(engine, batches, student, judge, idle)
 
 
 def behind(teacher: Teaching | None) -> Iterator[Teaching]:
@@ -135,8 +148,8 @@ class on_device:  # noqa: N801 - an adaptor that reads like a function
 def _batches(job: Job, engine: Engine, again: Replay) -> tuple[Batches, Named]:
     """The training batches, and some samples to size and to try things with."""
     training = job.training
-    if training.batch_size % training.accumulate:
-        wrong = f"a batch of {training.batch_size} cannot be cut in {training.accumulate} equal micro-batches"
+    if training.batch_size % training.pieces:
+        wrong = f"a batch of {training.batch_size} cannot be cut in {training.pieces} equal micro-batches"
         raise ConfigError(problem("accumulate", wrong, "give a divisor of the batch size"))
     if training.batch_size > len(job.train):
         wrong = f"a batch of {training.batch_size} is larger than the {len(job.train)} training samples"
@@ -149,6 +162,7 @@ def _batches(job: Job, engine: Engine, again: Replay) -> tuple[Batches, Named]:
         workers=job.workers,
         views=again.views,
         augment_seed=again.augment_seed,
+        part=engine.part,
     )
     few = Batches(job.train, batch_size=min(_SAMPLES, len(job.train)), shuffle=False)
     return batches, engine.batch(next(iter(few.epoch(0))))

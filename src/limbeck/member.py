@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal as signals
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from limbeck.core.errors import CheckpointError, ConfigError, problem
 from limbeck.core.folder import RunFolder
+from limbeck.core.processes import collect, first, wait
 from limbeck.core.progress import bar
-from limbeck.core.records import StepRecord, read_object, write_json
+from limbeck.core.records import FaultRecord, StepRecord, read_object, write_json
 from limbeck.core.seeds import derive, seed_everything
+from limbeck.core.setting import as_plain
+from limbeck.core.sharding import parted, whole
+from limbeck.core.still import undisturbed
 from limbeck.data import Source
 from limbeck.evaluation import Scores, score
 from limbeck.job import Job, Ready, evaluation, labelled, make_ready, on_device
@@ -26,8 +30,11 @@ from limbeck.remembering import complete
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
 from limbeck.train import State, checkpoint, fit
+from limbeck.train.average import Average
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
+from limbeck.train.trackers import Tracking, tracking, untracked
+from limbeck.trouble import halving, telling
 
 __all__ = ["Result", "check", "train_member"]
 
@@ -70,12 +77,28 @@ def train_member(job: Job, folder: RunFolder) -> Result:
     if isinstance(job.teacher, Targets) and job.teacher.live is not None:
         names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
         complete(job.teacher, job.train, job.augment, names, device=job.training.device, progress=job.show)
+    if job.training.accumulate != "auto":
+        return _trained(job, folder, home)
+    before = {name: value.detach().clone() for name, value in job.student.state_dict().items()}
+
+    def attempt(job: Job) -> Result:
+        job.student.load_state_dict(before)
+        return _trained(job, folder, home)
+
+    return halving(job, attempt, lambda tried: folder.log(kind="memory", **_tags(job), step=0, accumulate=tried))
+
+
+def _trained(job: Job, folder: RunFolder, home: Path | None) -> Result:
     seed_everything(derive(job.seed, "train"))
     with ExitStack() as stack:
         session = _Session(job, folder, home, make_ready(job, stack))
         if home is not None and (home / "done.json").exists():
             return session.reread(read_object(home / "done.json", *_DONE))
         return session.run()
+
+
+def _tags(job: Job) -> dict[str, Any]:
+    return {"arm": job.arm, "seed": job.seed}
 
 
 def check(job: Job) -> None:
@@ -93,9 +116,10 @@ class _Session:
 
     def __init__(self, job: Job, folder: RunFolder, home: Path | None, ready: Ready) -> None:
         self.job, self.folder, self.home = job, folder, home
-        self.engine, self.batches, self.student, self.judge = ready
-        self.prepared = self.engine.prepare(self.student)
+        self.engine, self.batches, self.given, self.judge, idle = ready
+        self.called, self.student = self.engine.prepare(self.given, idle=idle)
         self.optimizer = job.training.optimizer.build(self.student)
+        self.average = Average(self.student, job.training.ema) if job.training.ema is not None else None
         # Without labels, validation holds the student against its teacher.
         self.val_judge = None if labelled(job.val) else self.judge
         self.state = State()
@@ -103,22 +127,31 @@ class _Session:
         self.best: dict[str, Tensor] = {}
         self.validation: Mapping[str, Any] = {}
         self.saved_at = time.monotonic()
+        self.track: Tracking = untracked
 
     def run(self) -> Result:
         """Train from the start, or from the last checkpoint."""
         job, training = self.job, self.job.training
         self._resume()
-        per_epoch = -(-len(self.batches) // training.accumulate)
+        if self.engine.rank and not self.state.step:  # draws of its own: what must be equal everywhere is built by now
+            seed_everything(derive(job.seed, "train", self.engine.rank))
+        per_epoch = -(-len(self.batches) // training.pieces)
         limit = time_limit(training.max_seconds) if training.max_seconds is not None else lambda: None
         label = f"{job.arm} (seed {job.seed})"
-        with halting() as halt, bar(label, per_epoch * training.epochs, show=job.show) as advance:
+        title = f"{job.arm}-{job.seed}"
+        with (
+            halting() as halt,
+            bar(label, per_epoch * training.epochs, show=job.show and first()) as advance,
+            tracking(training.trackers, title, self.folder.path, as_plain(training)) as self.track,
+            telling(self.home),
+        ):
 
             def listen(record: StepRecord) -> str | None:
                 advance(record.step, f"loss {record.loss:.3f}")
                 return self._hear(record)
 
             fit(
-                self.prepared,
+                self.called,
                 job.teacher,
                 self.batches,
                 job.objective,
@@ -126,69 +159,107 @@ class _Session:
                 epochs=training.epochs,
                 engine=self.engine,
                 schedule=training.schedule,
-                accumulate=training.accumulate,
+                accumulate=training.pieces,
                 clip=training.clip,
                 log_steps=training.log_steps,
+                non_finite=training.non_finite,
+                average=self.average,
                 listeners=(listen,),
+                faults=self._hear_fault,
                 halt=lambda: halt() or limit(),
                 state=self.state,
             )
-        if self.state.stopped_by in EXIT_CODES:
-            self._leave()
-        return self._finish()
+            if self.state.stopped_by in EXIT_CODES:
+                self._leave()
+            return self._finish()
 
     def _hear(self, record: StepRecord) -> str | None:
         """Write a record down; at the end of an epoch score the student, remember the best, and save."""
-        tags = {"arm": self.job.arm, "seed": self.job.seed}
-        self.folder.log(kind="step", **tags, **{k: v for k, v in record._asdict().items() if k != "epoch_end"})
+        line = {k: v for k, v in record._asdict().items() if k != "epoch_end"}
+        self.folder.log(kind="step", **_tags(self.job), **line)
+        terms = {f"term/{name}": value for name, value in record.terms.items()}
+        self.track({**terms, **{k: line[k] for k in ("loss", "rate", "grad_norm", "epoch")}}, record.step)
         if not record.epoch_end:
             self._save_in_time()
             return None
+        self.engine.align(self.student)
         scores = self._score(self.job.val, self.val_judge)
         self.validation = dict(scores)
         shown = {k: v for k, v in scores.items() if isinstance(v, float)}
-        self.folder.log(kind="epoch", **tags, epoch=record.epoch, step=record.step, validation=shown)
+        self.folder.log(kind="epoch", **_tags(self.job), epoch=record.epoch, step=record.step, validation=shown)
+        self.track({f"validation/{name}": value for name, value in shown.items()}, record.step)
         if self.watch.hear(record.epoch, scores) and self.job.training.keep == "best":
             self._keep_best()
         self._save_in_time()
         return self.watch.reason
 
+    def _hear_fault(self, fault: FaultRecord) -> None:
+        """Put a step that is not finite on record, with the terms and the samples that made it."""
+        done = {"stop": "stopped", "skip": "skipped"}[self.job.training.non_finite]
+        line = {**fault._asdict(), "terms": list(fault.terms), "ids": list(fault.ids)}
+        self.folder.log(kind="fault", **_tags(self.job), done=done, **line)
+
     def _score(self, source: Source, judge: Teaching | None) -> Scores:
         batches = on_device(evaluation(source, self.job.workers), self.engine)
-        return score(self.student, batches, teacher=judge)
+        master = self.engine.spread(judge) if judge is not None else None
+        with undisturbed(self.student), self._averaged():
+            return score(self.engine.spread(self.student), batches, teacher=master)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights in the student, where there are any."""
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
 
     def _keep_best(self) -> None:
-        self.best = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
-        if self.home is not None:
+        with self._averaged():
+            self.best = {k: whole(v.detach()).clone() for k, v in self.student.state_dict().items()}
+        if self.home is not None and first():
             self.home.mkdir(parents=True, exist_ok=True)
             work = self.home / ".best.safetensors"
             checkpoint.save_tensors(work, self.best)
             work.replace(self.home / "best.safetensors")
 
     def _save_in_time(self) -> None:
-        if time.monotonic() - self.saved_at >= self.job.training.checkpoint_seconds:
+        # Processes go by one clock, since all must take part.
+        if collect(time.monotonic() - self.saved_at)[0] >= self.job.training.checkpoint_seconds:
             self._save()
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
         if self.home is None:
             return
+        self.engine.align(self.student)
         plain = {
             "state": {**vars(self.state), "stopped_by": ""},
             "watch": self.watch.plain(),
             "validation": self.validation,
+            **self.engine.plain(),
         }
-        checkpoint.save(self.home, self.state.step, self.student, self.optimizer, plain)
-        checkpoint.prune(self.home, keep=2)
+        checkpoint.save(self.home, self.state.step, self.student, self.optimizer, plain, average=self.average)
+        if first():
+            checkpoint.prune(self.home, keep=self.job.training.checkpoints)
 
     def _resume(self) -> None:
+        wait()
         last = checkpoint.latest(self.home) if self.home is not None else None
         if last is None or self.home is None:
             self.folder.rewind(self.job.arm, self.job.seed, 0)
             self._log_teacher()
             return
-        plain = checkpoint.load(last, self.student, self.optimizer)
+        plain = checkpoint.load(last, self.student, self.optimizer, average=self.average)
+        self.engine.restore(plain)
         self.state = State(**plain["state"])
+        # Steps are whole wherever they were cut, so the place in the epoch follows from them.
+        pieces = self.job.training.pieces
+        done = self.state.step - self.state.epoch * -(-len(self.batches) // pieces)
+        self.state.micro = done * pieces
         self.watch.restore(plain["watch"])
         self.validation = plain["validation"]
         self.folder.rewind(self.job.arm, self.job.seed, self.state.step)
@@ -199,8 +270,7 @@ class _Session:
         """Put on record in which form the teacher answers, from the first step on."""
         teacher = self.job.teacher
         if teacher is not None and teacher.form:
-            tags = {"arm": self.job.arm, "seed": self.job.seed, "step": 1}
-            self.folder.log(kind="teacher", **tags, words=teacher.words, form=dict(teacher.form))
+            self.folder.log(kind="teacher", **_tags(self.job), step=1, words=teacher.words, form=dict(teacher.form))
 
     def _leave(self) -> None:
         """Save, and end as the signal asked."""
@@ -214,27 +284,43 @@ class _Session:
         if not kept and self.home is not None and (self.home / "best.safetensors").exists():
             kept = load_file(self.home / "best.safetensors")
         if kept:
-            self.student.load_state_dict(kept)
+            layout = self.student.state_dict()
+            self.student.load_state_dict({name: parted(value, layout[name]) for name, value in kept.items()})
 
     def _finish(self) -> Result:
         best = self.job.training.keep == "best"
+        self.engine.align(self.student)
+        if self.home is not None:
+            self._save()  # with the weights that training would go on from
         if best:
             self._restore_best()
+            self.average = None  # the best weights were averaged when they were kept
         if best or self.state.micro:  # the weights are not those that the last epoch was scored with
             self.validation = dict(self._score(self.job.val, self.val_judge))
         scores = dict(self._score(self.job.test, self.judge))
         taught = self._teacher_scores()
-        if self.home is not None:
-            self._save()
+        if self.home is not None and first():
             checkpoint.prune(self.home, keep=1)
             done = {"scores": scores, "validation": self.validation, "teacher": taught, "state": vars(self.state)}
             write_json(self.home / "done.json", done)
+        wait()
+        self._hand_over()
         return Result(self.job.student, scores, self.validation, self.state, taught)
+
+    def _hand_over(self) -> None:
+        """The weights that were scored, in the caller's own module."""
+        with self._averaged():
+            if self.student is self.given and self.average is None:
+                return
+            final = {name: whole(value.detach()).clone() for name, value in self.student.state_dict().items()}
+        self.given.load_state_dict(final)
+        self.average = None
 
     def _teacher_scores(self) -> Mapping[str, Any] | None:
         if self.judge is None or not self.job.score_teacher or not labelled(self.job.test):
             return None
-        return dict(score(self.judge, on_device(evaluation(self.job.test, self.job.workers), self.engine)))
+        batches = on_device(evaluation(self.job.test, self.job.workers), self.engine)
+        return dict(score(self.engine.spread(self.judge), batches))
 
     def reread(self, done: Mapping[str, Any]) -> Result:
         """The result of a finished run, its weights loaded."""
@@ -242,9 +328,11 @@ class _Session:
         if last is None:
             where, wrong = str(self.home), "it says it is done, and holds no checkpoint"
             raise ConfigError(problem(where, wrong, "delete this folder to train again"))
-        checkpoint.load(last, self.student)
+        checkpoint.load(last, self.student, average=self.average)
         if self.job.training.keep == "best":
             self._restore_best()
+            self.average = None
+        self._hand_over()
         try:
             state = State(**done["state"])
         except TypeError as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.folder import environment
+from limbeck.core.processes import processes
 from limbeck.core.progress import bar
 from limbeck.core.types import Named
 from limbeck.data import Augmentation, Batches, Source, as_source, whole
@@ -88,6 +89,9 @@ def remember(
     master = as_teacher(teacher)
     if isinstance(master, Targets):
         raise ConfigError(problem("teacher", "these are targets already", "give the teacher they were made from"))
+    if getattr(master, "shard", False) and processes() > 1:
+        mend = "leave `shard` out of the teacher, or ask it while training, without targets"
+        raise ConfigError(problem("teacher", "in parts, all processes must ask it the same", mend))
     mine = _part(shard)
     check_views(views, augment)
     engine = Engine(device=device)

@@ -16,6 +16,7 @@ from limbeck import report
 from limbeck.core.errors import ConfigError, ModelError, nearest, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.keras import as_module
+from limbeck.core.processes import first
 from limbeck.core.seeds import derive
 from limbeck.core.setting import as_plain
 from limbeck.core.taps import Inputs, Outputs, Reader
@@ -24,7 +25,7 @@ from limbeck.data import describe as describe_augmentation
 from limbeck.evaluation import Footprint, Scores, score
 from limbeck.evaluation import footprint as measure_footprint
 from limbeck.evaluation.study import document
-from limbeck.evidence import Measured, arm, describe, footprints, save_student
+from limbeck.evidence import Measured, arm, describe, footprints, incidents, save_student
 from limbeck.job import Job, evaluation
 from limbeck.member import Result, check, train_member
 from limbeck.objectives import KL, Label, Term, as_objective
@@ -60,11 +61,11 @@ class Run:
         if out is None:
             mend = 'name one: run.report("runs/first"), or pass out= to distill'
             raise ConfigError(problem("report", "this run has no folder", mend))
-        folder = RunFolder(Path(out), self.folder.recipe)
-        for line in self.folder.lines:
-            folder.log(**line)
-        folder.finish(self.document, self.state.seconds)
-        return report.render(Path(out))
+        with RunFolder(Path(out), self.folder.recipe) as folder:
+            for line in self.folder.lines:
+                folder.log(**line)
+            folder.finish(self.document, self.state.seconds)
+            return report.render(Path(out))
 
 
 def distill(
@@ -143,11 +144,12 @@ def distill(
         score_teacher=True,
     )
     check(job)  # before the folder is made: what is corrected after a refusal would belong to another run
-    folder = RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device)
-    started = time.perf_counter()
-    result = train_member(job, folder)
     split_name = "test" if test is not None else "validation"
-    return dataclasses.replace(_finish(job, result, folder, split_name, time.perf_counter() - started), student=student)
+    with RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device) as folder:
+        started = time.perf_counter()
+        result = train_member(job, folder)
+        run = _finish(job, result, folder, split_name, time.perf_counter() - started)
+    return dataclasses.replace(run, student=student)
 
 
 def evaluate(
@@ -245,9 +247,9 @@ def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, second
         split=split_name,
         arms=arms,
         classes=job.train.class_names,
-        notes=result.notes,
+        notes=[*result.notes, *incidents(folder.lines)],
     )
-    if folder.path is not None:
+    if folder.path is not None and first():
         save_student(folder.path / "student", result.student, said, {"class": describe(result.student)})
         folder.finish(said, seconds)
         report.render(folder.path)

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "replaying": {"data", "teachers"},
     "remembering": {"data", "replaying", "targets", "teachers", "train"},
     "job": {"data", "evaluation", "objectives", "replaying", "teachers", "train"},
-    "member": {"data", "evaluation", "job", "remembering", "teachers", "train"},
+    "trouble": {"job"},
+    "member": {"data", "evaluation", "job", "remembering", "teachers", "train", "trouble"},
     "workflow": {
         "data", "evaluation", "evidence", "export", "job", "member", "objectives", "report", "teachers", "train",
     },
@@ -34,6 +35,7 @@ MAY_IMPORT = {
         "report", "targets", "teachers", "train",
     },
     "catalog": {"data", "models", "objectives", "recipes", "targets"},
+    "__main__": {"cli"},
     "cli": {"catalog", "recipes", "report", "workflow"},
 }  # fmt: skip
 

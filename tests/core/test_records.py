@@ -65,6 +65,7 @@ def test_a_resumed_member_forgets_what_it_will_write_again(tmp_path):
         folder.log(arm="a", seed=0, step=step)
         folder.log(arm="b", seed=0, step=step)
     folder.rewind("a", 0, 1)
+    folder.close()
     again = RunFolder(tmp_path / "r", {})
     assert [line["step"] for line in again.lines if line["arm"] == "a"] == [1]
     assert [line["step"] for line in again.lines if line["arm"] == "b"] == [1, 2, 3]
@@ -73,6 +74,7 @@ def test_a_resumed_member_forgets_what_it_will_write_again(tmp_path):
 def test_a_line_cut_short_does_not_swallow_the_next(tmp_path):
     folder = RunFolder(tmp_path / "r", {"story": "one\x85two"})
     folder.log(arm="a", seed=0, step=1)
+    folder.close()
     with (tmp_path / "r" / "metrics.jsonl").open("a") as file:
         file.write('{"arm": "a", "st')
     again = RunFolder(tmp_path / "r", {"story": "one\x85two"})

@@ -13,6 +13,7 @@ __all__ = [
     "LimbeckError",
     "ModelError",
     "NonFiniteError",
+    "ProcessError",
     "ShapeError",
     "nearest",
     "problem",
@@ -45,6 +46,10 @@ class CheckpointError(LimbeckError, ValueError):
 
 class NonFiniteError(LimbeckError, ArithmeticError):
     """The loss became NaN or infinite."""
+
+
+class ProcessError(LimbeckError, RuntimeError):
+    """Another process of the run, or one that reads data for it, is gone."""
 
 
 class ExtraError(LimbeckError, ImportError):

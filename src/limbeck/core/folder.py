@@ -1,7 +1,8 @@
 """A run folder: what was asked, where it ran, what happened, what came out. One folder, one recipe.
 
 `recipe.yaml` and `environment.json` are written when the run starts, `metrics.jsonl` grows, `scores.json`,
-`student/` and `report.html` come at the end; `checkpoints/` holds what a killed run goes on from.
+`student/` and `report.html` come at the end; `checkpoints/` holds what a killed run goes on from. Of several processes
+the first one writes; one run at a time has the folder.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,8 @@ import torch
 import yaml
 
 from limbeck.core.errors import CheckpointError, problem
+from limbeck.core.lock import Lock
+from limbeck.core.processes import first, wait
 from limbeck.core.records import append_line, as_yaml, read_lines, write_json, write_lines, write_text
 
 __all__ = ["RunFolder", "environment", "first_difference", "value_at"]
@@ -45,20 +48,20 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def first_difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The dotted path at which two pieces of plain data first differ, or None."""
+def first_difference(a: Any, b: Any, path: str = "", *, but: Collection[str] = ()) -> str | None:
+    """The dotted path at which two pieces of plain data first differ, or None; keys in `but` are passed over."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in [*a, *(k for k in b if k not in a)]:
+        for key in [*(k for k in a if k not in but), *(k for k in b if k not in a and k not in but)]:
             inner = f"{path}.{key}" if path else str(key)
             if key not in a or key not in b:
                 return inner
-            found = first_difference(a[key], b[key], inner)
+            found = first_difference(a[key], b[key], inner, but=but)
             if found:
                 return found
         return None
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         pairs = enumerate(zip(a, b, strict=True))
-        return next((found for i, (x, y) in pairs if (found := first_difference(x, y, f"{path}.{i}"))), None)
+        return next((found for i, (x, y) in pairs if (found := first_difference(x, y, f"{path}.{i}", but=but))), None)
     return None if a == b else path or "top"
 
 
@@ -75,21 +78,65 @@ def value_at(data: Any, path: str) -> Any:
     return value_at(data[int(head)], rest) if isinstance(data, list) else data
 
 
+_HOW = frozenset({"device", "parallel", "workers", "checkpoint_seconds", "checkpoints", "trackers"})
+"""Settings that say how a run is carried out and not what comes out of it: another machine may have others."""
+
+
+def _locked(path: Path) -> Lock:
+    """The folder, made if need be, and held.
+
+    Raises:
+        CheckpointError: it cannot be made, or another run has it.
+    """
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(problem(str(path), "is a file", "name a folder for the run"))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return Lock(path)
+    except BlockingIOError:
+        mend = "wait for it to end, or choose another folder with `out`"
+        raise CheckpointError(problem(str(path), "another run is writing here", mend)) from None
+    except OSError as error:
+        wrong = f"cannot be written ({error.strerror or error})"
+        raise CheckpointError(problem(str(path), wrong, "choose a folder that can be written")) from None
+
+
 class RunFolder:
-    """The files of a run; with no path, everything stays in memory and nothing can be resumed."""
+    """The files of a run; with no path, everything stays in memory and nothing can be resumed.
+
+    It is a context manager: the folder is this run's alone until it is closed.
+    """
 
     def __init__(self, path: Path | None, recipe: Mapping[str, Any], *, device: str = "cpu") -> None:
         self.path = path
         self.recipe = dict(recipe)
         self.environment = environment(device)
         self.lines: list[dict[str, Any]] = []
-        if path is not None:
-            self._open(path)
+        self._lock: Lock | None = None
+        if path is not None and first():
+            self._lock = _locked(path)
+            try:
+                self._open(path)
+            except BaseException:
+                self.close()
+                raise
+        wait()
+        if path is not None and not first():
+            self.lines = list(read_lines(path / "metrics.jsonl"))
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _open(self, path: Path) -> None:
         said = path / "recipe.yaml"
-        if path.exists() and not path.is_dir():
-            raise CheckpointError(problem(str(path), "is a file", "name a folder for the run"))
         if said.exists():
             try:
                 before = yaml.safe_load(said.read_text(encoding="utf-8"))
@@ -98,7 +145,7 @@ class RunFolder:
                 raise CheckpointError(
                     problem(str(said), f"is damaged ({' '.join(str(error).split())})", mend)
                 ) from None
-            differs = first_difference(before, yaml.safe_load(yaml.safe_dump(self.recipe)))
+            differs = first_difference(before, yaml.safe_load(yaml.safe_dump(self.recipe)), but=_HOW)
             if differs:
                 wrong = f"this folder holds another run: `{differs}` is not the same"
                 mend = "choose another folder with `out`, or delete this one"
@@ -124,7 +171,7 @@ class RunFolder:
     def log(self, **line: Any) -> None:
         """Add a line to the metrics."""
         self.lines.append(line)
-        if self.path is not None:
+        if self.path is not None and first():
             append_line(self.path / "metrics.jsonl", line)
 
     def rewind(self, arm: str, seed: int, step: int) -> None:
@@ -134,12 +181,12 @@ class RunFolder:
             return (line.get("arm"), line.get("seed")) != (arm, seed) or line.get("step", 0) <= step
 
         kept = [line for line in self.lines if stays(line)]
-        if len(kept) != len(self.lines) and self.path is not None:
+        if len(kept) != len(self.lines) and self.path is not None and first():
             write_lines(self.path / "metrics.jsonl", kept)
         self.lines = kept
 
     def finish(self, scores: Mapping[str, Any], seconds: float) -> None:
         """Write the scores, and the time the run took into the environment."""
-        if self.path is not None:
+        if self.path is not None and first():
             write_json(self.path / "scores.json", scores)
             write_json(self.path / "environment.json", {**self.environment, "seconds": round(seconds, 2)})

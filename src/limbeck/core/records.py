@@ -16,6 +16,7 @@ import yaml
 from limbeck.core.errors import CheckpointError, problem
 
 __all__ = [
+    "FaultRecord",
     "StepRecord",
     "append_line",
     "as_yaml",
@@ -39,6 +40,17 @@ class StepRecord(NamedTuple):
     rate: float
     grad_norm: float
     seconds: float
+    skipped: int = 0
+
+
+class FaultRecord(NamedTuple):
+    """A step whose loss or gradient was not finite: which terms were not, and the samples it was made of."""
+
+    step: int
+    epoch: int
+    what: str
+    terms: tuple[str, ...]
+    ids: tuple[int, ...]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -40,6 +40,8 @@ class Batches:
         workers: processes that read a dataset ahead; arrays need none.
         views: number of views that repeat, or None for a new one each epoch.
         augment_seed: decides augmentation, so that runs with other orders see the same views; from `seed` when None.
+        part: (i, n): of every batch, the i-th of n nearly equal parts, counted from 0. A part without samples is one
+            sample that is not `valid`.
 
     Raises:
         DataError: the batch size does not suit the data, or the augmentation does not.
@@ -57,6 +59,7 @@ class Batches:
         workers: int = 0,
         views: int | None = None,
         augment_seed: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1:
             raise DataError(problem("batch_size", f"it is {batch_size}", "give 1 or more"))
@@ -67,7 +70,7 @@ class Batches:
             wrong = f"workers is {workers}, views is {views}"
             raise ConfigError(problem("batches", wrong, "give workers of 0 or more, and views of 1 or more, or None"))
         self.source, self.batch_size, self.seed, self.shuffle = source, batch_size, seed, shuffle
-        self.workers, self.views = workers, views
+        self.workers, self.views, self.part = workers, views, part
         self.augment_seed = derive(seed, "augment") if augment_seed is None else augment_seed
         off = isinstance(augment, Augment) and not (augment.moves or augment.mixes)
         self.augment = None if off else augment
@@ -111,8 +114,12 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch; the first `start` are skipped without being read."""
-        positions = torch.split(self.order(epoch), self.batch_size)[start:]
-        return self.read(positions, self.view(epoch), seed=derive(self.seed, "workers", epoch))
+        whole = torch.split(self.order(epoch), self.batch_size)[start:]
+        own = [torch.tensor_split(at, self.part[1])[self.part[0]] for at in whole]
+        reads = [mine if len(mine) else at[:1] for mine, at in zip(own, whole, strict=True)]
+        batches = self.read(reads, self.view(epoch), seed=derive(self.seed, "workers", epoch))
+        for mine, batch in zip(own, batches, strict=True):
+            yield batch if len(mine) else batch | {"valid": torch.zeros(1, dtype=torch.bool)}
 
     def read(self, positions: Sequence[Tensor], view: int, *, seed: int = 0) -> Iterator[dict[str, Tensor]]:
         """The batches of these positions in one view; `seed` is for a dataset's own generators in worker processes."""

@@ -24,7 +24,7 @@ from limbeck.objectives.select import Classes, Tokens
 from limbeck.objectives.sequence import ULD, TopKKL
 from limbeck.objectives.spatial import FSP, NST, Attention
 from limbeck.objectives.temperature import ByEntropy, Curriculum
-from limbeck.objectives.term import Term, units, values
+from limbeck.objectives.term import Term, relates, units, values
 from limbeck.objectives.transformer import AttentionRelation
 
 TERMS: dict[str, type] = {
@@ -122,6 +122,7 @@ __all__ = [
     "Variational",
     "Weighed",
     "as_objective",
+    "relates",
     "term_names",
     "units",
     "values",

@@ -6,7 +6,7 @@ Shapes: B = batch, N = tokens, V = vocabulary, C = classes, n = tokens of a batc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from limbeck.core.setting import setting
 from limbeck.core.types import Named, Needs
 from limbeck.objectives.heads import Head
 from limbeck.objectives.sequence import ULD, shifted
-from limbeck.objectives.term import AnyTerm, Term, check_weight, weighted
+from limbeck.objectives.term import AnyTerm, Term, check_weight, weighted, within
 
 __all__ = ["Classes", "Tokens"]
 
@@ -45,17 +45,9 @@ def _check_inner(kind: str, term: Term) -> None:
     where = f"{kind}.term"
     if isinstance(term, type) or not hasattr(term, "needs"):
         raise ConfigError(problem(where, f"{term!r} is no term", "give one, such as limbeck.KL()"))
-    if any(isinstance(each, Tokens) for each in _within(term)):
+    if any(isinstance(each, Tokens) for each in within(term)):
         mend = "put `tokens` outside, as in Tokens(term=Classes(term=KL(), student=(0, 1)))"
         raise ConfigError(problem(where, f"{term.kind!r} already chooses tokens", mend))
-
-
-def _within(term: Any) -> Iterator[Any]:
-    """The term and all terms that it holds."""
-    yield term
-    held = (*getattr(term, "terms", ()), *((term.term,) if hasattr(term, "term") else ()))
-    for each in held:
-        yield from _within(each)
 
 
 @setting
@@ -86,7 +78,7 @@ class Tokens:
         check_weight(self.kind, self.weight)
         whole("tokens.shift", self.shift, least=0)
         _check_inner(self.kind, self.term)
-        if any(hasattr(each, "terms") for each in _within(self.term)):
+        if any(hasattr(each, "terms") for each in within(self.term)):
             mend = "put `tokens` inside, around each of its terms"
             raise ConfigError(problem("tokens.term", f"{self.term.kind!r} holds several terms", mend))
 

@@ -7,7 +7,7 @@ field that the base does not know is handed to the formula under its own name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -33,11 +33,13 @@ __all__ = [
     "check_share",
     "check_weight",
     "check_weights",
+    "relates",
     "same_batch",
     "union",
     "units",
     "values",
     "weighted",
+    "within",
 ]
 
 Formula = Callable[..., Tensor]
@@ -246,6 +248,19 @@ def values(term: Term, student: Named, teacher: Named, batch: Named) -> Tensor:
     value = term(student, teacher, batch)
     samples = batch["valid"].dim()
     return value if hasattr(term, "units") or value.dim() <= samples else value.flatten(samples).mean(-1)
+
+
+def within(term: Any) -> Iterator[Any]:
+    """The term and all terms that it holds."""
+    yield term
+    held = (*getattr(term, "terms", ()), *((term.term,) if hasattr(term, "term") else ()))
+    for each in held:
+        yield from within(each)
+
+
+def relates(term: Term) -> bool:
+    """Whether it, or a term that it holds, relates the samples of a batch to each other."""
+    return any(isinstance(each, BatchWide) for each in within(term))
 
 
 def weighted(term: Term, student: Named, teacher: Named, batch: Named) -> Tensor:

@@ -66,6 +66,7 @@ def cifar10_resnet() -> Recipe:
         schedule=OneCycle(),
         precision="bfloat16",
         channels_last=True,
+        clip=5.0,
     )
     return Recipe(
         title="cifar10-resnet",

@@ -14,11 +14,12 @@ from torch import nn
 from limbeck import report
 from limbeck.core.errors import ConfigError, DataError, problem
 from limbeck.core.folder import RunFolder
+from limbeck.core.processes import first, number, processes, wait
 from limbeck.core.setting import as_plain
 from limbeck.data import Source, Splits
 from limbeck.evaluation import Scores, score
 from limbeck.evaluation.study import document
-from limbeck.evidence import arm, footprints, save_student
+from limbeck.evidence import arm, footprints, incidents, save_student
 from limbeck.job import Job, evaluation
 from limbeck.member import Result, check, train_member
 from limbeck.objectives import Label
@@ -62,7 +63,17 @@ def run_recipe(recipe: Recipe, out: str | Path | None, *, say: Say = lambda _: N
     splits = recipe.data.load()
     taught = recipe.teacher.data.load() if recipe.teacher.data is not None else splits
     _check(recipe, taught, splits, out)
-    folder = RunFolder(Path(out) if out is not None else None, as_plain(recipe), device=recipe.training.device)
+    with RunFolder(Path(out) if out is not None else None, as_plain(recipe), device=recipe.training.device) as folder:
+        runs, kept = _members(recipe, taught, splits, folder, say=say if first() else lambda _: None, show=show)
+        notes = () if recipe.targets is None else (_remembered_note(recipe, splits.train),)
+        seconds = time.perf_counter() - started
+        return _conclude(recipe, splits, folder, runs=runs, kept=kept, notes=notes, seconds=seconds)
+
+
+def _members(
+    recipe: Recipe, taught: Splits, splits: Splits, folder: RunFolder, *, say: Say, show: bool
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, nn.Module]]:
+    """Train everything, seed by seed: the records by arm, and the models of the first seed."""
     runs: dict[str, list[dict[str, Any]]] = {"teacher": [], **{name: [] for name in recipe.arms}}
     kept: dict[str, nn.Module] = {}
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
@@ -77,8 +88,7 @@ def run_recipe(recipe: Recipe, out: str | Path | None, *, say: Say = lambda _: N
             runs[name].append(result.record(seed))
             say(_line(name, seed, runs[name][-1]))
             kept.setdefault(name, result.student)
-    notes = () if recipe.targets is None else (_remembered_note(recipe, splits.train),)
-    return _conclude(recipe, splits, folder, runs=runs, kept=kept, notes=notes, seconds=time.perf_counter() - started)
+    return runs, kept
 
 
 def _line(name: str, seed: int, record: Mapping[str, Any]) -> str:
@@ -150,7 +160,12 @@ def _remembered(
     home = Path(how.path) if how.path is not None else (folder.path or Path()) / "targets"
     out = home if shared else home / str(seed)  # a teacher of its own for each seed
     started = time.perf_counter()
-    targets = remember_for(recipe, train, teacher, out, seed=recipe.seed if shared else seed, say=say, show=show)
+    part = (number() + 1, processes())
+    targets = remember_for(
+        recipe, train, teacher, out, seed=recipe.seed if shared else seed, shard=part, say=say, show=show and first()
+    )
+    wait()  # each process has made its part
+    targets.reopen()
     plan, size = targets.store.plan, targets.store.nbytes / 1e6
     said = f"{plan.views} views of {len(targets.store.ids):,} samples, {size:.1f} MB"
     say(f"{'targets':>12}  {said}  {time.perf_counter() - started:.1f} s")
@@ -217,7 +232,7 @@ def _conclude(
     notes: Sequence[str],
     seconds: float,
 ) -> Outcome:
-    first = next(name for name in recipe.arms if name != recipe.baseline) if len(recipe.arms) > 1 else recipe.baseline
+    shown = next(name for name in recipe.arms if name != recipe.baseline) if len(recipe.arms) > 1 else recipe.baseline
     measured = footprints(
         {"teacher": (kept["teacher"], None, None), "student": (kept[recipe.baseline], None, None)}, splits.train
     )
@@ -239,16 +254,16 @@ def _conclude(
         arms=arms,
         classes=splits.train.class_names,
         baseline=recipe.baseline,
-        notes=notes,
+        notes=(*notes, *incidents(folder.lines)),
     )
     page = None
-    if folder.path is not None:
+    if folder.path is not None and first():
         base = {
             "model": as_plain(recipe.student),
             "shape": list(shape_of(splits.train)),
             "classes": splits.train.classes,
         }
-        save_student(folder.path / "student", kept[first], said, {**base, "arm": first, "seed": recipe.seed})
+        save_student(folder.path / "student", kept[shown], said, {**base, "arm": shown, "seed": recipe.seed})
         folder.finish(said, seconds)
         page = report.render(folder.path)
     return Outcome(said, folder, page)

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from limbeck.core.errors import CheckpointError, problem
+from limbeck.core.lock import Lock
 from limbeck.targets.plan import FORMAT, Manifest, digest
 from limbeck.targets.shard import REMAKE, Look, look, mapped, packed, place, replace
 
@@ -44,17 +45,11 @@ def alone(folder: Path) -> Iterator[None]:
     Where it cannot, all still write the same bytes for the same plan; only extending a store while another process
     seals it needs the lock.
     """
-    handle = None
-    with contextlib.suppress(OSError, ImportError):
-        import fcntl  # noqa: PLC0415 - not everywhere
-
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    lock = Lock(folder, block=True)
     try:
         yield
     finally:
-        if handle is not None:
-            os.close(handle)
+        lock.release()
 
 
 def keep_shared(folder: Path, manifest: Manifest, rising: Tensor, given: Mapping[str, Tensor]) -> None:

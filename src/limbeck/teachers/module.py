@@ -13,7 +13,9 @@ from torch import nn
 
 from limbeck.core.errors import ConfigError, ModelError, nearest, problem
 from limbeck.core.normalize import Normalize
+from limbeck.core.processes import processes
 from limbeck.core.setting import as_plain
+from limbeck.core.sharding import shard
 from limbeck.core.taps import Inputs, Outputs, Reader, taps_in
 from limbeck.core.types import Named
 from limbeck.teachers.fold import Survey, cast, fold, lay_out, survey
@@ -64,6 +66,8 @@ class ModuleTeacher:
         prepare: "none" leaves the model exactly as it is.
         compile: "default" runs it through `torch.compile`, which takes half a minute or so.
         parity: how far a prepared form may be from the original.
+        shard: where there are several processes, each holds a part of the weights and gathers a block's when it is
+            called (FSDP2), for a teacher that no device can hold whole. It is not prepared then.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class ModuleTeacher:
         prepare: Prepare = "auto",
         compile: Compile = "none",  # noqa: A002 - what torch calls it
         parity: Parity | None = None,
+        shard: bool = False,
     ) -> None:
         _check_choice("precision", precision, get_args(Precision))
         _check_choice("prepare", prepare, get_args(Prepare))
@@ -86,6 +91,7 @@ class ModuleTeacher:
             wrong = f"precision={precision!r} and compile={compile!r} are preparations"
             raise ConfigError(problem("teacher.prepare", f"it is 'none', and {wrong}", "leave one of them out"))
         self.model = model
+        self.shard = shard
         self.normalize = normalize
         self.inputs, self.outputs = inputs, outputs
         self.precision, self.prepare, self.compile = precision, prepare, compile
@@ -160,14 +166,18 @@ class ModuleTeacher:
         self.close()
         names = tuple(names)
         self._step = self.normalize.after(applied) if self.normalize else None
-        own = self._private(device)
+        sharded = self.shard and processes() > 1
+        own = self._private(None if sharded else device)
         taps = taps_in(own, names)
-        reader = self._read(_twin(own), taps)
+        # What is laid out in parts moves to the device by blocks, and must not take the user's weights along.
+        reader = self._read(copy.deepcopy(own) if sharded else _twin(own), taps)
+        if sharded:
+            shard(reader.model, device or next(iter(example.values())).device)
         self._half = _own_half(own)
         check_class_range(self._probed(reader, example, names, self._half), self._index)
         self._reader = reader
         self._form = {**asdict(Form()), "macs": None, "refused": []}
-        if self.prepare == "auto":
+        if self.prepare == "auto" and not sharded:
             with torch.random.fork_rng(devices=[]):
                 self._prepare(own, names, taps, example, example if samples is None else samples)
         return self(example)

@@ -17,6 +17,7 @@ from limbeck.core.folder import first_difference
 from limbeck.core.normalize import Normalize
 from limbeck.core.types import Named
 from limbeck.targets import Store, scatter
+from limbeck.targets.resident import Resident, size_of
 from limbeck.teachers.signal import Teaching, digest_of
 
 __all__ = ["Counted", "Targets"]
@@ -44,6 +45,8 @@ class Counted(NamedTuple):
 class Targets:
     """A folder of stored signals, passed wherever a teacher goes. A batch names what it wants by `id` and `view`.
 
+    On a GPU they are kept there whole where a tenth of its free memory is enough, so that a step waits for no file.
+
     Args:
         path: the folder that `limbeck.remember` made.
         verify: whether every file is read and held against its checksum, at about a gigabyte a second.
@@ -61,6 +64,7 @@ class Targets:
         self.live = teacher
         self.store = Store.open(self.path, verify=verify)
         self._wanted: tuple[str, ...] = ()
+        self._resident: Resident | None = None
         self._ragged: dict[str, str] = {}
         self._ask(self.store.names)
         if teacher is not None:
@@ -108,6 +112,9 @@ class Targets:
             mend = f"{nearest(lacks[0], self.store.names)}. What is missing is added with {self.command(lacks)}"
             raise ModelError(problem("teacher", wrong, mend))
         self._ask(names - set(lacks))
+        where = device or example["id"].device
+        size = size_of(self.store, self._wanted) if not lacks else None
+        self._resident = Resident(self.store, self._wanted, where) if size and size <= _room(where) else None
         if self.live is None:
             return self(example)
         asked = {output for output, kept in self.store.plan.outputs.items() if names & set(kept.decoded(output))}
@@ -136,10 +143,11 @@ class Targets:
 
     def reopen(self) -> None:
         """Look at the folder anew, after something was added to it and checked."""
-        self.store = Store.open(self.path, verify=False)
+        self.store, self._resident = Store.open(self.path, verify=False), None
 
     def close(self) -> None:
-        """Let go of the live teacher's private copy."""
+        """Let go of the live teacher's private copy, and of what is on a device."""
+        self._resident = None
         if self.live is not None:
             self.live.close()
 
@@ -150,6 +158,8 @@ class Targets:
             DataError: a sample or a view is not stored.
         """
         ids = batch["id"]
+        if self._resident is not None:
+            return self._resident(ids, batch.get("view", 0))
         views = batch["view"].cpu() if "view" in batch else 0
         held = self.store.gather(ids.cpu(), views, self._wanted)
         signal = {name: value.to(ids.device) for name, value in held.items()}
@@ -172,6 +182,11 @@ class Targets:
     def _mask(self, batch: Named) -> Tensor:
         """Which tokens count, as when they were stored."""
         return Counted(**self.store.plan.data["tokens"]).mask(batch)
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that targets may take on a device: a tenth of what is free on a GPU. A CPU reads mapped files as fast."""
+    return torch.cuda.mem_get_info(device)[0] // 10 if device.type == "cuda" else 0
 
 
 def _same_teacher(path: Path, held: Mapping[str, Any], teacher: Teaching) -> None:

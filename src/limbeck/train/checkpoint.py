@@ -1,8 +1,9 @@
 """Checkpoints: a folder each, written whole or not at all, and exact resume.
 
-`step-00000120/` holds `tensors.safetensors` (student, heads, optimizer, random states) and `state.json` (everything
-that is no tensor, and the digest of the tensors). It is made under another name and renamed, so a folder with this name
-is complete.
+`step-00000120/` holds `tensors.safetensors` (student, heads, their average, optimizer, random states) and `state.json`
+(everything that is no tensor, and the digest of the tensors). It is made under another name and renamed, so a folder
+with this name is complete. Tensors are whole whatever number of processes trained them, and any number can go on: the
+first process writes, all read; each has random states of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from limbeck.core.errors import CheckpointError, problem
+from limbeck.core.processes import collect, first, number
 from limbeck.core.records import read_object, write_json
+from limbeck.core.seeds import derive, seed_everything
+from limbeck.core.sharding import parted, whole
+from limbeck.train.average import Average
 
 __all__ = ["latest", "load", "prune", "save", "save_tensors"]
 
@@ -29,41 +35,61 @@ _NAME = "step-{:08d}"
 
 
 def save(
-    folder: Path, step: int, student: nn.Module, optimizer: torch.optim.Optimizer, plain: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    plain: Mapping[str, Any],
+    *,
+    average: Average | None = None,
 ) -> Path:
-    """Write a checkpoint and return its folder.
+    """Write a checkpoint and return its folder. Every process must call; the first one writes.
 
     Raises:
         CheckpointError: the folder cannot be written; earlier checkpoints are untouched.
     """
-    tensors = {f"student/{name}": value for name, value in student.state_dict().items()}
+    tensors = {f"student/{name}": whole(value) for name, value in student.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average/{name}": value for name, value in average.plain().items()}
     state = optimizer.state_dict()
     numbers: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
+                tensors[f"optimizer/{index}/{name}"] = whole(value)
             else:
                 numbers.setdefault(str(index), {})[name] = value
-    tensors |= _random_tensors()
+    random_tensors, random_plain = _random_states()
     target = folder / _NAME.format(step)
-    work = folder / f".{target.name}.{os.getpid()}"
+    meta = {
+        "format": 2,
+        "step": step,
+        "optimizer": {"numbers": numbers, "groups": state["param_groups"]},
+        "random": random_plain,
+    }
+    failed = _written(target, tensors | random_tensors, {**meta, **plain}) if first() else None
+    failed = next((said for said in collect(failed) if said), None)  # nobody goes on alone
+    if failed:
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        wrong = f"a checkpoint of {size / 1e6:.1f} MB cannot be written ({failed})"
+        raise CheckpointError(problem(str(folder), wrong, "free space there, or choose another folder"))
+    return target
+
+
+def _written(target: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str | None:
+    """Make the folder under another name and rename it; return what went wrong, if anything did."""
+    work = target.parent / f".{target.name}.{os.getpid()}"
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         digest = save_tensors(work / "tensors.safetensors", tensors)
-        meta = {"format": 1, "digest": digest, "optimizer": {"numbers": numbers, "groups": state["param_groups"]}}
-        write_json(
-            work / "state.json", {**meta, "python_random": random.getstate(), "numpy_random": _numpy_random(), **plain}
-        )
+        write_json(work / "state.json", {"digest": digest, **meta})
         shutil.rmtree(target, ignore_errors=True)
         work.replace(target)
-    except OSError as error:
+    except (OSError, SafetensorError, CheckpointError) as error:
         shutil.rmtree(work, ignore_errors=True)
-        size = sum(t.numel() * t.element_size() for t in tensors.values())
-        wrong = f"a checkpoint of {size / 1e6:.1f} MB cannot be written ({error.strerror or error})"
-        raise CheckpointError(problem(str(folder), wrong, "free space there, or choose another folder")) from None
-    return target
+        return str(getattr(error, "strerror", None) or str(error).splitlines()[0])
+    return None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -88,50 +114,75 @@ def prune(folder: Path, *, keep: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load(checkpoint: Path, student: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Restore student, optimizer and random states; return what else was saved.
+def load(
+    checkpoint: Path,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    average: Average | None = None,
+) -> dict[str, Any]:
+    """Restore student, average, optimizer and random states; return what else was saved.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit.
     """
+    tensors, plain = _read(checkpoint)
+    own = {k.removeprefix("student/"): v for k, v in tensors.items() if k.startswith("student/")}
+    layout = student.state_dict()
+    try:
+        student.load_state_dict({k: parted(v, layout[k]) if k in layout else v for k, v in own.items()})
+    except RuntimeError as error:
+        wrong = f"it belongs to another student ({str(error).splitlines()[-1].strip()})"
+        raise CheckpointError(problem(str(checkpoint), wrong, "choose another output folder")) from None
+    if average is not None:
+        average.restore({k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
+    if optimizer is not None:
+        _restore_optimizer(optimizer, tensors, plain["optimizer"])
+        _restore_random(tensors, plain["random"], plain["step"])
+    return plain
+
+
+def _read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the rest, after a look at the digest."""
     path = checkpoint / "state.json"
     try:
-        plain = read_object(path, "digest", "optimizer", "python_random", "numpy_random")
+        plain = read_object(path, "digest", "optimizer", "random", "step")
         path = checkpoint / "tensors.safetensors"
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != plain["digest"]:
             raise ValueError("its digest differs from the one on record")
-        tensors = load_file(path)
+        return load_file(path), plain
     except Exception as error:
         said = str(error).splitlines()[0].removeprefix(f"{path}: is damaged: ").rstrip(".")
         wrong = f"the checkpoint is damaged ({said})"
         mend = f"delete {checkpoint} to go on from the one before it, or from the start"
         raise CheckpointError(problem(str(path), wrong, mend)) from None
-    try:
-        student.load_state_dict({k.removeprefix("student/"): v for k, v in tensors.items() if k.startswith("student/")})
-    except RuntimeError as error:
-        wrong = f"it belongs to another student ({str(error).splitlines()[-1].strip()})"
-        raise CheckpointError(problem(str(checkpoint), wrong, "choose another output folder")) from None
-    if optimizer is not None:
-        state: dict[int, dict[str, Any]] = {}
-        for index, values in plain["optimizer"]["numbers"].items():
-            state.setdefault(int(index), {}).update(values)
-        for key, value in tensors.items():
-            if key.startswith("optimizer/"):
-                _, index, name = key.split("/")
-                state.setdefault(int(index), {})[name] = value
-        groups = [{**g, "betas": tuple(g["betas"])} if "betas" in g else g for g in plain["optimizer"]["groups"]]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-        _restore_random(tensors, plain)
-    return plain
 
 
-def _random_tensors() -> dict[str, Tensor]:
-    states = {"random/cpu": torch.get_rng_state()}
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], held: Mapping[str, Any]
+) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for index, values in held["numbers"].items():
+        state.setdefault(int(index), {}).update(values)
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = parted(value, parameters[int(index)])
+    groups = [{**g, "betas": tuple(g["betas"])} if "betas" in g else g for g in held["groups"]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of every generator of every process: what is a tensor, and what is not."""
+    own: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": _numpy_random()}
     if torch.cuda.is_available():
-        states |= {f"random/cuda/{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+        own["cuda"] = torch.cuda.get_rng_state()
+    every = dict(enumerate(collect(own)))
+    tensors = {f"random/{i}/{n}": s[n] for i, s in every.items() for n in ("cpu", "cuda") if n in s}
+    return tensors, {str(i): {name: state[name] for name in ("python", "numpy")} for i, state in every.items()}
 
 
 def _numpy_random() -> list[Any]:
@@ -139,13 +190,16 @@ def _numpy_random() -> list[Any]:
     return [name, np.asarray(keys).tolist(), *rest]
 
 
-def _restore_random(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    torch.set_rng_state(tensors["random/cpu"])
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            if f"random/cuda/{i}" in tensors:
-                torch.cuda.set_rng_state(tensors[f"random/cuda/{i}"], i)
-    version, keys, gauss = plain["python_random"]
+def _restore_random(tensors: Mapping[str, Tensor], held: Mapping[str, Any], step: int) -> None:
+    """This process's own states. One that was not there before draws afresh, from a seed that only it has."""
+    own = number()
+    if str(own) not in held:
+        seed_everything(derive(step, "process", own))
+        return
+    torch.set_rng_state(tensors[f"random/{own}/cpu"])
+    if torch.cuda.is_available() and f"random/{own}/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"random/{own}/cuda"])
+    version, keys, gauss = held[str(own)]["python"]
     random.setstate((version, tuple(keys), gauss))
-    name, numbers, *rest = plain["numpy_random"]
+    name, numbers, *rest = held[str(own)]["numpy"]
     np.random.set_state((name, np.array(numbers, dtype=np.uint32), *rest))  # noqa: NPY002

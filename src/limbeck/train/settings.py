@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 else:
     AnySchedule = tagged(SCHEDULES)
 
-__all__ = ["Optimizer", "Training"]
+__all__ = ["TRACKERS", "Optimizer", "Training"]
+
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 @setting
@@ -79,45 +81,65 @@ class Training:
 
     Args:
         epochs: passes over the training data.
-        batch_size: samples an optimizer step; `accumulate` cuts it into that many micro-batches to save memory and
-            changes nothing else.
+        batch_size: samples an optimizer step, over all processes; `accumulate` cuts it into that many micro-batches to
+            save memory and changes nothing else. With "auto" they are halved as often as memory runs out.
         optimizer: by name, with its base rate.
         schedule: the factor on the rate over the run.
         clip: the largest gradient norm, over all trained parameters, heads included; None leaves gradients alone.
-        precision: "bfloat16" runs the forward passes under autocast, weights stay float32.
+        precision: "bfloat16" or "float16" runs the forward passes under autocast, weights stay float32; the latter
+            scales the loss, and leaves out steps until the scale suits.
         channels_last: lay convolutions out for it.
         patience: stop after this many epochs in which `monitor` on the validation split did not improve.
         monitor: "accuracy" (higher is better) or "nll" (lower is).
         keep: which weights the run ends with: of the "last" epoch or of the "best" one on validation.
+        ema: decay of a moving average of the weights, such as 0.999; the run is scored with the average and ends with
+            it. None leaves it out.
         max_seconds: stop after the step that passes this time.
         checkpoint_seconds: save at the first log step after so many seconds; 0 saves at each. The end is always saved.
+        checkpoints: how many of the last ones are kept while the run goes on; the best weights are kept beside them.
+        non_finite: what follows a step whose loss or gradient is NaN or infinite: "stop" the run, or "skip" the step.
+            Either way the terms and samples are on record.
         device: "auto", or a torch device.
+        parallel: how several processes share the student: "replicate" it (DDP), "shard" it (FSDP2), or do as the
+            launcher asks ("auto"). One process does not care.
+        gather: terms that relate samples to each other see those of all processes, not only each its own.
+        compile: put the student through `torch.compile` for training.
+        trackers: where else numbers go: "tensorboard", "wandb" (offline unless WANDB_MODE says otherwise), "mlflow".
         log_steps: how often numbers are read out and written down.
     """
 
     epochs: int = 10
     batch_size: int = 128
-    accumulate: int = 1
+    accumulate: int | Literal["auto"] = 1
     optimizer: Optimizer = Optimizer()
     schedule: AnySchedule = OneCycle()
     clip: float | None = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     patience: int | None = None
     monitor: Literal["accuracy", "nll"] = "accuracy"
     keep: Literal["last", "best"] = "last"
+    ema: float | None = None
     max_seconds: float | None = None
     checkpoint_seconds: float = 30.0
+    checkpoints: int = 2
+    non_finite: Literal["stop", "skip"] = "stop"
     device: str = "auto"
+    parallel: Literal["auto", "replicate", "shard"] = "auto"
+    gather: bool = False
+    compile: bool = False
+    trackers: tuple[str, ...] = ()
     log_steps: int = 50
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, by name."""
         whole("epochs", self.epochs)
         whole("batch_size", self.batch_size)
-        whole("accumulate", self.accumulate)
+        if self.accumulate != "auto":
+            whole("accumulate", self.accumulate)
         whole("log_steps", self.log_steps)
-        if self.accumulate > self.batch_size:
+        whole("checkpoints", self.checkpoints)
+        if self.accumulate != "auto" and self.accumulate > self.batch_size:
             wrong = f"{self.accumulate} micro-batches cannot be cut from a batch of {self.batch_size}"
             raise ConfigError(problem("accumulate", wrong, "give at most the batch size"))
         for name in ("clip", "max_seconds"):
@@ -126,7 +148,13 @@ class Training:
         if self.patience is not None:
             whole("patience", self.patience)
         not_negative("checkpoint_seconds", self.checkpoint_seconds)
-        one_of("precision", self.precision, ("float32", "bfloat16"))
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(problem("ema", f"{self.ema} is no decay", "give a number between 0 and 1, such as 0.999"))
+        for name in self.trackers:
+            one_of("trackers", name, TRACKERS)
+        one_of("precision", self.precision, ("float32", "bfloat16", "float16"))
+        one_of("non_finite", self.non_finite, ("stop", "skip"))
+        one_of("parallel", self.parallel, ("auto", "replicate", "shard"))
         one_of("monitor", self.monitor, ("accuracy", "nll"))
         one_of("keep", self.keep, ("last", "best"))
         if not callable(self.schedule):
@@ -143,6 +171,11 @@ class Training:
                 raise ConfigError(problem("device", wrong, 'give "auto", "cpu" or "cuda"')) from None
 
     @property
+    def pieces(self) -> int:
+        """Micro-batches a step; where memory decides, one to begin with."""
+        return 1 if self.accumulate == "auto" else self.accumulate
+
+    @property
     def micro_batch(self) -> int:
-        """Samples in one forward pass."""
-        return -(-self.batch_size // self.accumulate)
+        """Samples in one forward pass, over all processes."""
+        return -(-self.batch_size // self.pieces)

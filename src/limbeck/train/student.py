@@ -28,6 +28,7 @@ class Student(nn.Module):
         super().__init__()
         self.reader = reader
         self.heads = nn.ModuleList()
+        self.wanted: frozenset[str] = frozenset()
 
     @classmethod
     def build(
@@ -48,6 +49,7 @@ class Student(nn.Module):
         """
         names = frozenset[str]().union(*(term.needs().student for term in objective))
         student = cls(Reader(model, taps=taps_in(model, names), inputs=inputs, outputs=outputs, name="student"))
+        student.wanted = names
         signal = student.reader.probe(example, names)
         device = next(iter(signal.values())).device
         for head in _different(objective):
@@ -60,14 +62,34 @@ class Student(nn.Module):
         return self.reader.model
 
     def forward(self, batch: Named, teacher: Named | None = None) -> dict[str, Tensor]:
-        """Outputs and layers by name; with the teacher's signal, what the heads give as well."""
+        """Outputs and layers by name; with the teacher's signal, what the terms read and what the heads give.
+
+        What no term reads is left out there: it would look as if it took part in the loss.
+        """
         signal: dict[str, Tensor] = self.reader(batch)
-        return signal if teacher is None else self._with_heads(signal, teacher, batch)
+        if teacher is None:
+            return signal
+        plain = frozenset(signal) - self.wanted
+        return {name: v for name, v in self._with_heads(signal, teacher, batch).items() if name not in plain}
 
     def probe(self, batch: Named, teacher: Named) -> dict[str, Tensor]:
         """The same without gradient, in evaluation mode, leaving everything as it was."""
         with torch.random.fork_rng(devices=[]), undisturbed(self.heads), torch.no_grad():
             return self._with_heads(self.reader.probe(batch), teacher, batch)
+
+    def idle(self, batch: Named, teacher: Named) -> frozenset[str]:
+        """The parameters that no term depends on, found by a try that leaves everything as it was."""
+        with torch.random.fork_rng(devices=[]), undisturbed(self), torch.enable_grad():
+            roots = [value.grad_fn for value in self(batch, teacher).values() if value.grad_fn is not None]
+        seen, found = set(roots), set()
+        while roots:
+            node = roots.pop()
+            if hasattr(node, "variable"):
+                found.add(id(node.variable))
+            fresh = {after for after, _ in node.next_functions if after is not None} - seen
+            seen |= fresh
+            roots += fresh
+        return frozenset(n for n, p in self.named_parameters() if p.requires_grad and id(p) not in found)
 
     def _with_heads(self, signal: dict[str, Tensor], teacher: Named, batch: Named) -> dict[str, Tensor]:
         for head in self.heads:
