@@ -68,6 +68,7 @@ def test_a_shared_pass_gives_every_process_all_answers(together, alone):
         torch.testing.assert_close(own["logits"], alone["scores"]["logits"])
 
 
+@pytest.mark.slow
 def test_the_example_is_one_run_alone_and_in_two_processes():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     script = Path(__file__).parents[2] / "examples" / "several_processes.py"
