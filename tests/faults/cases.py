@@ -263,6 +263,7 @@ RECIPES: dict[str, Case] = {
     "unknown option": Case(change("training.optimizer.options={momentom: 0.9}"), ("optimizer.options", "momentom")),
     "unknown device": Case(change("training.device=gpu"), ("device", "'gpu'", '"cuda"')),
     "unknown baseline": Case(change("baseline=plan"), ("baseline", "'plan'", "did you mean 'plain'?")),
+    "taught baseline": Case(change("baseline=distilled"), ("baseline", "'distilled'", "has a teacher", "null")),
     "no arms": Case(edit("arms", value={}), ("tiny.yaml", "baseline", "'plain'")),
     "unknown student layer": Case(edit(*OBJECTIVE, 0, value=HINT), ("student", "'hiden1'", "did you mean 'hidden1'?")),
     "unknown teacher layer": Case(edit(*OBJECTIVE, 0, value=TEACHER_HINT), ("teacher", "'layer3'", "hidden1")),

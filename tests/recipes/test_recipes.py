@@ -18,6 +18,7 @@ from limbeck.data import Augment, Digits, Npz, Table
 from limbeck.models import MLP, CifarResNet, Conv
 from limbeck.objectives import KL, Hint, Label
 from limbeck.recipes import RECIPES, Arm, Master, Recipe, find, override, read, run_recipe, show
+from limbeck.report import lines
 from limbeck.train import Optimizer, Training
 
 ALL = [pytest.param(make(), id=name) for name, make in RECIPES.items()]
@@ -52,9 +53,8 @@ recipes = st.builds(
     | st.builds(Npz, path=words, val=st.integers(1, 99) | st.floats(0.1, 0.9)),
     teacher=st.builds(Master, model=st.builds(MLP, hidden=st.tuples(st.integers(1, 99))), weights=st.none() | words),
     student=st.just(CifarResNet(depth=8)) | st.just(Conv(channels=(4, 8))),
-    arms=st.builds(
-        lambda objective: {"plain": Arm(label="P", objective=tuple(objective))}, st.lists(terms, min_size=1)
-    ),
+    arms=st.builds(lambda objective: {"one": Arm(label="P", objective=tuple(objective))}, st.lists(terms, min_size=1)),
+    baseline=st.none(),
     training=st.builds(
         Training,
         epochs=st.integers(1, 99),
@@ -212,3 +212,13 @@ def test_every_arm_starts_from_the_same_weights(tmp_path):
     arms = {name: Arm(label=name, objective=(Label(),)) for name in ("plain", "again")}
     runs = scored(run_recipe(tiny(tmp_path / "a.csv", arms=arms), None, show=False))
     assert runs["plain"] == runs["again"]
+
+
+def test_without_a_plain_student_nothing_is_said_to_have_been_trained_alone(tmp_path):
+    arms = {"taught": Arm(label="T", objective=(KL(),)), "more": Arm(label="M", objective=(KL(), Label()))}
+    outcome = run_recipe(tiny(tmp_path / "a.csv", arms=arms, baseline=None), None, show=False)
+    assert {arm["role"] for name, arm in outcome.document["arms"].items() if name != "teacher"} == {"distilled"}
+    assert not outcome.document["comparisons"]
+    said = " ".join(lines(outcome.document))
+    assert "no student was trained alone, so what distillation adds is not known" in said
+    assert "The student trained alone" not in said

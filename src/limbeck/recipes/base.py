@@ -114,7 +114,7 @@ class Recipe:
         targets: whether the teacher's answers are kept on disk, and how; None asks it at every step.
         seeds: how many; each is a full repetition with a teacher of its own, unless weights are loaded.
         seed: the first seed.
-        baseline: the arm of the plain student.
+        baseline: the arm of the plain student, which no teacher teaches; None where there is none.
         workers: processes that read data.
     """
 
@@ -129,17 +129,20 @@ class Recipe:
     targets: Kept | None = None
     seeds: int = 3
     seed: int = 0
-    baseline: str = "plain"
+    baseline: str | None = "plain"
     workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what can't be compared."""
         whole("seeds", self.seeds)
         whole("seed", self.seed, least=0)
-        if self.baseline not in self.arms:
+        if self.baseline is not None and self.baseline not in self.arms:
             raise ConfigError(
                 problem("baseline", f"there is no arm {self.baseline!r}", nearest(self.baseline, self.arms))
             )
+        if self.baseline is not None and any(t.needs().teacher for t in self.arms[self.baseline].objective):
+            mend = "name the arm that learns from labels alone, or set baseline to null where there is none"
+            raise ConfigError(problem("baseline", f"the arm {self.baseline!r} has a teacher", mend))
         for name in self.arms:
             if not name.replace("-", "").replace("_", "").isalnum() or name == "teacher":
                 mend = "use letters, digits, - and _; `teacher` is taken"

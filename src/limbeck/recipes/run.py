@@ -232,9 +232,9 @@ def _conclude(
     notes: Sequence[str],
     seconds: float,
 ) -> Outcome:
-    shown = next(name for name in recipe.arms if name != recipe.baseline) if len(recipe.arms) > 1 else recipe.baseline
+    shown = next((name for name in recipe.arms if name != recipe.baseline), next(iter(recipe.arms)))
     measured = footprints(
-        {"teacher": (kept["teacher"], None, None), "student": (kept[recipe.baseline], None, None)}, splits.train
+        {"teacher": (kept["teacher"], None, None), "student": (kept[shown], None, None)}, splits.train
     )
     words = _said(recipe.teacher.model)
     arms = {"teacher": arm("teacher", "Teacher", words, runs=runs["teacher"], footprint=measured.get("teacher"))}
