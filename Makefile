@@ -17,10 +17,10 @@ demo: venv
 	$(BIN)/limbeck demo
 
 test: venv
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-all: venv
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow or not slow"
 
 check: venv
 	$(BIN)/ruff format --check .

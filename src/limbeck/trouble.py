@@ -74,6 +74,7 @@ def telling(home: Path | None) -> Iterator[None]:
             mend = f"look for what ended it (often memory: fewer `workers`, smaller samples); {again}"
             raise ProcessError(problem("workers", wrong, mend)) from error
         if processes() > 1 and any(word in said.lower() for word in _LOST):
-            wrong = f"another process of the run is gone (this is process {number() + 1} of {processes()})"
+            own = f"process {number() + 1} of {processes()}"
+            wrong = f"another process of the run is gone (this is {own}; {said.splitlines()[0].rstrip('.')})"
             raise ProcessError(problem("processes", wrong, f"see what it said; {again}")) from error
         raise

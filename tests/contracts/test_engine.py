@@ -309,3 +309,22 @@ def test_settings_of_how_may_differ_when_a_run_goes_on_and_settings_of_what_may_
 def test_the_schedule_of_a_run_does_not_depend_on_how_its_steps_are_cut():
     runs = [distilled(accumulate=pieces, schedule=Constant(), objective=(lb.Label(),)) for pieces in (1, 2)]
     assert [line["step"] for line in lines(runs[0], "step")] == [line["step"] for line in lines(runs[1], "step")]
+
+
+def test_a_tracker_that_cannot_start_is_one_message(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from torch.utils import tensorboard
+
+    def broken(*_args, **_how):
+        raise OSError("no such server\nand a long tale")
+
+    monkeypatch.setattr(tensorboard, "SummaryWriter", broken)
+    with pytest.raises(ConfigError, match=r"'tensorboard' cannot start \(OSError: no such server\)(.|\n)*To mend"):
+        distilled(trackers=("tensorboard",), out=tmp_path / "run")
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("limbeck.train.trackers.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"'mlflow' needs the package(.|\n)*pip install mlflow"):
+        distilled(trackers=("mlflow",), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -62,7 +62,7 @@ def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on(tmp_path, whol
     (first, said), (second, _) = ended(pair(SCRIPT, out, "--die", "10"))
     assert second == -signal.SIGKILL
     assert first == 1
-    assert "another process of the run is gone (this is process 1 of 2)" in said
+    assert "another process of the run is gone (this is process 1 of 2; " in said
     assert "the same command goes on from the last checkpoint" in said
     assert "Traceback" not in said
     assert [code for code, _ in ended(pair(SCRIPT, out))] == [0, 0]

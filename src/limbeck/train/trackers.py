@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from limbeck.core.errors import ExtraError, problem
+from limbeck.core.errors import ConfigError, ExtraError, problem
 from limbeck.core.processes import first
 
 __all__ = ["Tracking", "check_trackers", "tracking", "untracked"]
@@ -46,6 +46,9 @@ def tracking(names: Sequence[str], title: str, folder: Path | None, settings: Ma
 
     TensorBoard and Weights & Biases write into `tracking/` of the run folder. The latter stays offline unless
     WANDB_MODE says otherwise; MLflow goes where MLFLOW_TRACKING_URI says.
+
+    Raises:
+        ConfigError: one of them cannot start.
     """
     if not names or not first():
         yield untracked
@@ -63,11 +66,16 @@ def tracking(names: Sequence[str], title: str, folder: Path | None, settings: Ma
     opened: list[Any] = []
     try:
         for name in names:
-            tracker = LOGGER_TYPE_TO_CLASS[name](**how[name])
-            tracker.start()
-            opened.append(tracker)
-            if name != "tensorboard":  # which draws a table of its own for each run, beside the curves
-                tracker.store_init_configuration({key: str(value) for key, value in settings.items()})
+            try:
+                tracker = LOGGER_TYPE_TO_CLASS[name](**how[name])
+                tracker.start()
+                opened.append(tracker)
+                if name != "tensorboard":  # which draws a table of its own for each run, beside the curves
+                    tracker.store_init_configuration({key: str(value) for key, value in settings.items()})
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+                wrong = f"{name!r} cannot start ({said})"
+                raise ConfigError(problem("trackers", wrong, "set it up as it says, or leave it out")) from error
 
         def tell(values: Mapping[str, Any], step: int) -> None:
             numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
