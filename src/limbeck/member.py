@@ -220,11 +220,8 @@ class _Session:
     def _keep_best(self) -> None:
         with self._averaged():
             self.best = {k: whole(v.detach()).clone() for k, v in self.student.state_dict().items()}
-        if self.home is not None and first():
-            self.home.mkdir(parents=True, exist_ok=True)
-            work = self.home / ".best.safetensors"
-            checkpoint.save_tensors(work, self.best)
-            work.replace(self.home / "best.safetensors")
+        if self.home is not None:
+            checkpoint.save_best(self.home, self.best)
 
     def _save_in_time(self) -> None:
         # Processes go by one clock, since all must take part.

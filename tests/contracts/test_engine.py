@@ -242,6 +242,31 @@ def test_a_step_that_is_not_finite_stops_the_run_by_default_and_is_on_record(tmp
     assert len(fault["ids"]) == 7
 
 
+def test_a_step_is_left_out_in_float16_too_and_training_goes_on():
+    run = distilled(sour(), objective=(lb.Label(),), non_finite="skip", batch_size=7, epochs=3, precision="float16")
+    assert run.state.skipped >= 3
+    assert run.state.step == 30
+    assert torch.isfinite(weights(run)).all()
+
+
+def test_a_step_that_is_left_out_leaves_no_trace_in_batch_statistics():
+    """Infinity goes in at the front, so that the norm's running mean would never be a number again."""
+
+    class Front(Sour):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(5)
+
+        def forward(self, x):
+            return self.inner(self.norm(torch.where((x[:, :1] > 1.6) & self.training, float("inf"), x)))
+
+    torch.manual_seed(4)
+    run = distilled(Front(), objective=(lb.Label(),), non_finite="skip", batch_size=7, epochs=3)
+    assert run.state.skipped >= 3
+    assert torch.isfinite(run.student.norm.running_mean).all()
+    assert int(run.student.norm.num_batches_tracked) == 30 - run.state.skipped
+
+
 def test_a_run_that_is_lost_stops_though_steps_may_be_left_out():
     class Lost(Sour):
         def forward(self, x):

@@ -91,6 +91,15 @@ def test_a_file_size_limit_ends_the_run_with_one_message_and_the_checkpoint_befo
     same(out, whole)
 
 
+def test_best_weights_that_do_not_fit_are_one_message_too(tmp_path):
+    """Larger than the limit from the first epoch on, which ends before any checkpoint is due."""
+    settings = {"keep": "best", "checkpoint_seconds": 1000, "log_steps": 1000, "width": 512}
+    code, said = finish(start(tmp_path / "run", file_bytes=8192, **settings))
+    assert code == 2, said
+    assert said.startswith(f"refused: {tmp_path / 'run' / 'checkpoints'}: the best weights of 0.1 MB cannot be written")
+    assert "Traceback" not in said
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_any_step():
     for out in (Path("/proc/limbeck"), Path("/dev/null/run")):
         code, said = finish(start(out))

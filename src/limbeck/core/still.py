@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["undisturbed"]
+__all__ = ["buffers_as_now", "undisturbed"]
 
 
 @contextmanager
@@ -20,11 +20,7 @@ def undisturbed(*things: object) -> Iterator[None]:
     """
     modules = {id(m): m for thing in things if isinstance(thing, nn.Module) for m in thing.modules()}.values()
     flags = [(module, module.training) for module in modules]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in modules
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
+    restore = buffers_as_now(modules)
     try:
         # Set one by one: `eval()` may be overridden, and restoring must undo exactly what was done.
         for module in modules:
@@ -34,13 +30,23 @@ def undisturbed(*things: object) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
-        _restore(buffers)
+        restore()
 
 
-def _restore(buffers: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for module, name, buffer, before in buffers:
-            if getattr(module, name) is not buffer:
-                setattr(module, name, buffer)
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
+def buffers_as_now(modules: Iterable[nn.Module]) -> Callable[[], None]:
+    """What brings the modules' own buffers back to what they are now, by value and by identity."""
+    buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+    return restore

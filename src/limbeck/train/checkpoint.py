@@ -29,7 +29,7 @@ from limbeck.core.seeds import derive, seed_everything
 from limbeck.core.sharding import parted, whole
 from limbeck.train.average import Average
 
-__all__ = ["latest", "load", "prune", "save", "save_tensors"]
+__all__ = ["latest", "load", "prune", "save", "save_best"]
 
 _NAME = "step-{:08d}"
 
@@ -68,12 +68,39 @@ def save(
         "random": random_plain,
     }
     failed = _written(target, tensors | random_tensors, {**meta, **plain}) if first() else None
-    failed = next((said for said in collect(failed) if said), None)  # nobody goes on alone
-    if failed:
-        size = sum(t.numel() * t.element_size() for t in tensors.values())
-        wrong = f"a checkpoint of {size / 1e6:.1f} MB cannot be written ({failed})"
-        raise CheckpointError(problem(str(folder), wrong, "free space there, or choose another folder"))
+    _all_or_none(failed, folder, "a checkpoint", tensors)
     return target
+
+
+def save_best(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `best.safetensors` whole or not at all. Every process must call; the first one writes.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    failed, work = None, folder / ".best.safetensors"
+    if first():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_tensors(work, tensors)
+            work.replace(folder / "best.safetensors")
+        except (OSError, SafetensorError) as error:
+            work.unlink(missing_ok=True)
+            failed = _said(error)
+    _all_or_none(failed, folder, "the best weights", tensors)
+
+
+def _all_or_none(failed: str | None, folder: Path, what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Nobody goes on alone: what the first process could not write is every one's error."""
+    told = next((said for said in collect(failed) if said), None)
+    if told:
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        wrong = f"{what} of {size / 1e6:.1f} MB cannot be written ({told})"
+        raise CheckpointError(problem(str(folder), wrong, "free space there, or choose another folder"))
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or str(error).splitlines()[0])
 
 
 def _written(target: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str | None:
@@ -88,7 +115,7 @@ def _written(target: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any
         work.replace(target)
     except (OSError, SafetensorError, CheckpointError) as error:
         shutil.rmtree(work, ignore_errors=True)
-        return str(getattr(error, "strerror", None) or str(error).splitlines()[0])
+        return _said(error)
     return None
 
 

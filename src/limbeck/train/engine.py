@@ -1,4 +1,4 @@
-"""Where and how a step is computed: device, precision, processes. The only file that knows Accelerate."""
+"""Where and how a step is computed: device, precision and processes, through Accelerate."""
 
 from __future__ import annotations
 
@@ -140,6 +140,11 @@ class Engine:
             optimizer.step()
         else:
             self.scaler.step(optimizer)
+            self.scaler.update()
+
+    def leave_out(self) -> None:
+        """Go without the step whose gradients `norm` has looked at."""
+        if self.scaler is not None:
             self.scaler.update()
 
     @property

@@ -20,6 +20,7 @@ from limbeck.core.errors import NonFiniteError, problem
 from limbeck.core.processes import collect
 from limbeck.core.records import FaultRecord, StepRecord
 from limbeck.core.schedules import Schedule, settled, value_at
+from limbeck.core.still import buffers_as_now
 from limbeck.core.types import Named
 from limbeck.objectives import Term, relates, term_names, units, values
 from limbeck.train.average import Average
@@ -165,6 +166,7 @@ def fit(
                 group["lr"] = group["base_rate"] * schedule(progress)
             micro_batches = [engine.batch(batch) for batch in micro_batches]  # noqa: PLW2901
             counts = engine.total(sum(counted(objective, batch) for batch in micro_batches)).clamp_min(1)  # type: ignore[arg-type]
+            guard.watch(student)
             sums: list[Tensor] = []
             total = torch.zeros((), device=engine.device)
             for i, batch in enumerate(micro_batches):
@@ -229,6 +231,12 @@ class _Guard:
     def __init__(self, engine: Engine, names: Sequence[str], then: str, tell: Callable[[FaultRecord], None]) -> None:
         self._engine, self._names, self._then, self._tell = engine, names, then, tell
         self._in_a_row = 0
+        self._undo: Callable[[], None] = lambda: None
+
+    def watch(self, student: nn.Module) -> None:
+        """Before a step: what the forward pass writes (batch statistics) must go as well if the step is left out."""
+        if self._then == "skip":
+            self._undo = buffers_as_now(student.modules())
 
     def passes(
         self,
@@ -256,6 +264,8 @@ class _Guard:
         self._tell(fault)
         if self._then == "stop" or self._in_a_row > _PATIENCE:
             raise _not_finite(fault, self._in_a_row)
+        self._undo()
+        self._engine.leave_out()
         return False
 
     def _record(self, state: State, what: str, sums: Sequence[Tensor], micro_batches: Sequence[Named]) -> FaultRecord:
