@@ -59,13 +59,15 @@ def remember(
     change: Set = None,
     out: Annotated[Path | None, typer.Option("--out", help="The folder; the same one goes on, and grows.")] = None,
     views: Annotated[int | None, typer.Option(help="Augmented versions of each sample (targets.views).")] = None,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts; N processes fill a folder.")] = "1/1",
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="The I-th of N parts; N processes fill a folder.")
+    ] = None,
 ) -> None:
     """Run a recipe's teacher once over its training data and keep the answers on disk."""
     from limbeck.recipes import find, part, remember_recipe  # noqa: PLC0415
 
     changes = [*(change or ()), *([f"targets.views={views}"] if views is not None else [])]
-    targets = remember_recipe(find(recipe, changes), out, shard=part(shard), say=typer.echo)
+    targets = remember_recipe(find(recipe, changes), out, shard=part(shard) if shard else None, say=typer.echo)
     _describe_targets(targets.path)
 
 

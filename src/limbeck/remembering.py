@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.folder import environment
-from limbeck.core.processes import processes
+from limbeck.core.processes import first, number, processes, wait
 from limbeck.core.progress import bar
 from limbeck.core.types import Named
 from limbeck.data import Augmentation, Batches, Source, as_source, whole
@@ -49,7 +49,7 @@ def remember(
     ignore: int = 0,
     seed: int = 0,
     batch_size: int = 256,
-    shard: tuple[int, int] = (1, 1),
+    shard: tuple[int, int] | None = None,
     workers: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -74,7 +74,8 @@ def remember(
         ignore: see `tokens`; 0 suits a mask, -100 labels.
         seed: of the augmentation and of sampled answers.
         batch_size: samples a call of the teacher.
-        shard: (i, n), from (1, n) to (n, n): the i-th of n processes or machines that fill one folder.
+        shard: (i, n), from (1, n) to (n, n): the i-th of n processes or machines that fill one folder and need not
+            know of each other. None shares the work out among the processes of a launcher, and waits for all.
         workers: processes that read a map-style dataset.
         device: where the teacher runs.
         progress: show a bar where stderr is a terminal.
@@ -92,7 +93,7 @@ def remember(
     if getattr(master, "shard", False) and processes() > 1:
         mend = "leave `shard` out of the teacher, or ask it while training, without targets"
         raise ConfigError(problem("teacher", "in parts, all processes must ask it the same", mend))
-    mine = _part(shard)
+    mine = _part(shard) if shard is not None else (number(), processes())
     check_views(views, augment)
     engine = Engine(device=device)
     batches = Batches(
@@ -116,10 +117,14 @@ def remember(
         constants = {name: answers[name].detach().cpu() for name in names if name.endswith("@weight")}
         store = Store.create(out, _sized(plan), source.ids, constants)
         with halting() as halt:
-            for line in _fill(store, mine, Work(master, batches, engine, counting, progress), halt):
+            for line in _fill(
+                store, mine, Work(master, batches, engine, counting, progress and (shard is not None or first())), halt
+            ):
                 say(line)
     finally:
         master.close()
+    if shard is None:
+        wait()
     return Targets(out, teacher=master, verify=False)  # sealing has read every file
 
 

@@ -31,7 +31,7 @@ def remember_for(
     out: Path,
     *,
     seed: int,
-    shard: tuple[int, int] = (1, 1),
+    shard: tuple[int, int] | None = None,
     say: Say = lambda _: None,
     show: bool = True,
 ) -> Targets:
@@ -47,7 +47,12 @@ def remember_for(
 
 
 def remember_recipe(
-    recipe: Recipe, out: Path | None, *, shard: tuple[int, int] = (1, 1), say: Say = lambda _: None, show: bool = True
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    shard: tuple[int, int] | None = None,
+    say: Say = lambda _: None,
+    show: bool = True,
 ) -> Targets:
     """What `limbeck remember` does: the targets of a recipe whose teacher is loaded from a file.
 

@@ -14,7 +14,7 @@ from torch import nn
 from limbeck import report
 from limbeck.core.errors import ConfigError, DataError, problem
 from limbeck.core.folder import RunFolder
-from limbeck.core.processes import first, number, processes, wait
+from limbeck.core.processes import first
 from limbeck.core.setting import as_plain
 from limbeck.data import Source, Splits
 from limbeck.evaluation import Scores, score
@@ -160,12 +160,7 @@ def _remembered(
     home = Path(how.path) if how.path is not None else (folder.path or Path()) / "targets"
     out = home if shared else home / str(seed)  # a teacher of its own for each seed
     started = time.perf_counter()
-    part = (number() + 1, processes())
-    targets = remember_for(
-        recipe, train, teacher, out, seed=recipe.seed if shared else seed, shard=part, say=say, show=show and first()
-    )
-    wait()  # each process has made its part
-    targets.reopen()
+    targets = remember_for(recipe, train, teacher, out, seed=recipe.seed if shared else seed, say=say, show=show)
     plan, size = targets.store.plan, targets.store.nbytes / 1e6
     said = f"{plan.views} views of {len(targets.store.ids):,} samples, {size:.1f} MB"
     say(f"{'targets':>12}  {said}  {time.perf_counter() - started:.1f} s")
