@@ -64,11 +64,13 @@ def remember(
     ] = None,
 ) -> None:
     """Run a recipe's teacher once over its training data and keep the answers on disk."""
+    from limbeck.core.processes import first  # noqa: PLC0415
     from limbeck.recipes import find, part, remember_recipe  # noqa: PLC0415
 
     changes = [*(change or ()), *([f"targets.views={views}"] if views is not None else [])]
     targets = remember_recipe(find(recipe, changes), out, shard=part(shard) if shard else None, say=typer.echo)
-    _describe_targets(targets.path)
+    if first():
+        _describe_targets(targets.path)
 
 
 @app.command(name="list", epilog="Example: limbeck list objectives")

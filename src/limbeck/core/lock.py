@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 from weakref import WeakSet
 
+try:
+    import fcntl
+except ImportError:  # not everywhere
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["Lock"]
 
 _HELD: WeakSet[Lock] = WeakSet()
@@ -27,9 +32,7 @@ class Lock:
 
     def __init__(self, folder: Path, *, block: bool = False) -> None:
         self._handle: int | None = None
-        try:
-            import fcntl  # noqa: PLC0415 - not everywhere
-        except ImportError:
+        if fcntl is None:
             return
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -45,9 +48,7 @@ class Lock:
 
     def release(self) -> None:
         """Let go; twice does no harm."""
-        if self._handle is not None:
-            import fcntl  # noqa: PLC0415
-
+        if self._handle is not None and fcntl is not None:  # None, too, while the interpreter closes
             fcntl.flock(self._handle, fcntl.LOCK_UN)  # for a child that has not parted with it yet, too
         self.forget()
 
