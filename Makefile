@@ -10,7 +10,7 @@ venv: $(DONE)
 $(DONE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,images,keras,onnx,text,track,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,explain,images,keras,onnx,text,track,dev]"
 	touch $(DONE)
 
 demo: venv
