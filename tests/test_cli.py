@@ -66,7 +66,16 @@ def say(capsys, monkeypatch):
 
 
 def test_the_folder_of_a_run_holds_all_that_is_promised(finished):
-    names = {"recipe.yaml", "environment.json", "metrics.jsonl", "scores.json", "checkpoints", "student", "report.html"}
+    names = {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "scores.json",
+        "evidence.json",
+        "checkpoints",
+        "student",
+    }
+    names.add("report.html")
     assert {path.name for path in finished.iterdir()} == names
     assert {path.name for path in (finished / "student").iterdir()} == {
         "model.safetensors",

@@ -12,12 +12,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "limbeck.workflow": ("Run", "distill", "evaluate", "footprint"),
+    "limbeck.comparing": ("compare",),
     "limbeck.core.errors": ("LimbeckError",),
     "limbeck.core.normalize": ("Normalize",),
     "limbeck.data": ("Augment", "Transform"),
+    "limbeck.examining": ("Evidence",),
     "limbeck.models.reused": ("reuse_head",),
     "limbeck.recipes.saved": ("load",),
     "limbeck.remembering": ("remember",),
+    "limbeck.studying": ("study",),
     "limbeck.targets": ("Dense", "Sampled", "TopK"),
     "limbeck.teachers": ("teacher",),
     "limbeck.teachers.stored": ("Targets",),

@@ -73,6 +73,31 @@ def remember(
         _describe_targets(targets.path)
 
 
+@app.command(epilog="Example: limbeck study digits --seeds 5 --jobs 2 --out runs/steady")
+def study(
+    recipe: str,
+    change: Set = None,
+    out: Out = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds; more may be asked for later.")] = 5,
+    jobs: Annotated[
+        int | None, typer.Option(help="Seeds trained at a time, in processes of their own; one a core when left out.")
+    ] = None,
+) -> None:
+    """Is the distilled student as steady as the plain one? Spread, churn, jitter, sensitivity, broken trainings.
+
+    Every arm is also trained at other learning rates: --set "rates=[0.3, 3]" names the factors, "rates=[1]" leaves it.
+    """
+    from limbeck.recipes import find  # noqa: PLC0415
+    from limbeck.studying import study as start  # noqa: PLC0415
+
+    found = find(recipe, change or ())
+    folder = out or Path("runs") / f"{Path(found.title).name}-study"
+    typer.echo(f"{found.title}: {found.story}\n")
+    many = jobs if jobs is not None else max(1, min(seeds, os.cpu_count() or 1))
+    _tell(dict(start(found, seeds=seeds, jobs=many, out=folder, say=typer.echo).document))
+    typer.echo(f"\nPage: {folder / 'report.html'}")
+
+
 @app.command(name="list", epilog="Example: limbeck list objectives")
 def list_(
     what: Annotated[str, typer.Argument(help="recipes, objectives, models, data, codecs or schedules")] = "recipes",
@@ -115,6 +140,22 @@ def report(folder: Path) -> None:
 
     _scores(folder)
     typer.echo(render(folder))
+
+
+@app.command(epilog="Example: limbeck compare runs/first runs/second --out runs/both")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the page and what it is made from.")],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="RUN/ARM", help="Compared with this; else with a student trained alone.")
+    ] = None,
+) -> None:
+    """Put finished runs beside each other on one page, with paired differences where seeds are equal."""
+    from limbeck.comparing import compare as join  # noqa: PLC0415
+
+    found = join(runs, out=out, baseline=baseline)
+    _tell(dict(found.document))
+    typer.echo(f"\nPage: {found.page}")
 
 
 def _scores(folder: Path) -> dict[str, object]:

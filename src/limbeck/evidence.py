@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
@@ -75,8 +76,7 @@ def footprints(models: Mapping[str, Measured], source: Source) -> dict[str, dict
     found: dict[str, Any] = {}
     calls = {}
     for name, (model, inputs, outputs) in models.items():
-        device = next((p.device for p in model.parameters()), None)
-        here = {k: v.to(device) for k, v in batch.items()}
+        here = {k: v.to(_device(model)) for k, v in batch.items()}
         reader = Reader(model, inputs=inputs, outputs=outputs)
         positional, keyword = reader.arguments(here)
         example: Example = keyword or positional
@@ -90,6 +90,10 @@ def footprints(models: Mapping[str, Measured], source: Source) -> dict[str, dict
             latencies = compare_latency(calls, 20, warmup=3, batch=1)
         found = {name: dataclasses.replace(found[name], latency=latency) for name, latency in latencies.items()}
     return {name: as_plain(value) for name, value in found.items()}
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def save_student(folder: Path, model: nn.Module, document: Mapping[str, Any], base: Mapping[str, Any]) -> None:

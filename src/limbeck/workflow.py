@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from limbeck.evaluation import Footprint, Scores, score
 from limbeck.evaluation import footprint as measure_footprint
 from limbeck.evaluation.study import document
 from limbeck.evidence import Measured, arm, describe, footprints, incidents, save_student
+from limbeck.examining import Evidence, Subject, examine
+from limbeck.findings import findings
 from limbeck.job import Job, evaluation
 from limbeck.member import Result, check, train_member
 from limbeck.objectives import KL, Label, Term, as_objective
@@ -49,6 +52,10 @@ class Run:
     document: Mapping[str, Any]
     """All of it as plain data, as in `scores.json`."""
     folder: RunFolder
+    examined: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What was measured besides, by model: reliability, overfitting, jitter, and what `evidence` asked for."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """The same as it stands in `evidence.json`."""
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the page and return its path. A run without a folder needs `out`, a folder to write into.
@@ -64,7 +71,7 @@ class Run:
         with RunFolder(Path(out), self.folder.recipe) as folder:
             for line in self.folder.lines:
                 folder.log(**line)
-            folder.finish(self.document, self.state.seconds)
+            folder.finish(self.document, self.state.seconds, evidence=self.evidence)
             return report.render(Path(out))
 
 
@@ -84,6 +91,7 @@ def distill(
     inputs: Inputs = None,
     outputs: Outputs = None,
     workers: int = 0,
+    evidence: Evidence | None = None,
     progress: bool = True,
     **training: Any,
 ) -> Run:
@@ -108,6 +116,7 @@ def distill(
         inputs: which columns the student takes; None finds out.
         outputs: names for what the student returns; None finds out.
         workers: processes that read a map-style dataset.
+        evidence: what is measured beside the scores, where that takes passes of its own (`Evidence()` for all).
         progress: show a bar where stderr is a terminal.
         **training: any other field of `limbeck.Training`: optimizer, schedule, clip, precision, patience, …
 
@@ -148,7 +157,8 @@ def distill(
     with RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device) as folder:
         started = time.perf_counter()
         result = train_member(job, folder)
-        run = _finish(job, result, folder, split_name, time.perf_counter() - started)
+        how = evidence.here() if evidence is not None else Evidence(measures=())
+        run = _finish(job, result, folder, split_name, how=how, seconds=time.perf_counter() - started)
     return dataclasses.replace(run, student=student)
 
 
@@ -224,7 +234,7 @@ def _recipe(job: Job) -> dict[str, Any]:
     }
 
 
-def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, seconds: float) -> Run:
+def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, *, how: Evidence, seconds: float) -> Run:
     """Put the scores of student and teacher beside each other, and write what a finished run holds."""
     models: dict[str, Measured] = {"student": (result.student, job.inputs, job.outputs)}
     arms: dict[str, Any] = {}
@@ -249,9 +259,27 @@ def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, second
         classes=job.train.class_names,
         notes=[*result.notes, *incidents(folder.lines)],
     )
+    examined = _examined(job, result, folder, how) if first() else {}
+    found = findings({name: [{"seed": job.seed, **entry}] for name, entry in examined.items()})
     if folder.path is not None and first():
         save_student(folder.path / "student", result.student, said, {"class": describe(result.student)})
-        folder.finish(said, seconds)
+        folder.finish(said, seconds, evidence=found)
         report.render(folder.path)
     scores = {name: entry["runs"][0]["scores"] for name, entry in arms.items()}
-    return Run(result.student, scores, result.state, said, folder)
+    return Run(result.student, scores, result.state, said, folder, examined, found)
+
+
+def _examined(job: Job, result: Result, folder: RunFolder, how: Evidence) -> dict[str, dict[str, Any]]:
+    """What was measured of the student, and of a teacher that is a module."""
+    on = partial(examine, how=how, train=job.train, val=job.val, test=job.test)
+    home = folder.checkpoints(job.folder_name, job.seed)
+    live = job.teacher.live if isinstance(job.teacher, Targets) else job.teacher
+    found, elder = {}, None
+    if isinstance(live, ModuleTeacher):
+        fix = live.normalize.after(job.train.normalize) if live.normalize is not None else None
+        elder = Subject(live.model, live.inputs, live.outputs, fix)
+        if how.measures:
+            found["teacher"] = on(elder)
+    student = Subject(result.student, job.inputs, job.outputs)
+    found["student"] = on(student, teacher=elder, lines=folder.lines, home=home)
+    return found

@@ -27,16 +27,22 @@ MAY_IMPORT = {
     "job": {"data", "evaluation", "objectives", "replaying", "teachers", "train"},
     "trouble": {"job"},
     "member": {"data", "evaluation", "job", "remembering", "teachers", "train", "trouble"},
+    "examining": {"data", "evaluation", "job", "metrics"},
+    "findings": {"evaluation", "metrics"},
+    "pictures": {"data", "evaluation", "examining", "job", "metrics"},
     "workflow": {
-        "data", "evaluation", "evidence", "export", "job", "member", "objectives", "report", "teachers", "train",
+        "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "objectives", "report",
+        "teachers", "train",
     },
     "recipes": {
-        "data", "evaluation", "evidence", "export", "job", "member", "models", "objectives", "remembering", "replaying",
-        "report", "targets", "teachers", "train",
+        "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics", "models",
+        "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
     },
+    "studying": {"evaluation", "findings", "recipes", "report", "workflow"},
     "catalog": {"data", "models", "objectives", "recipes", "targets"},
+    "comparing": {"evaluation", "findings", "report"},
     "__main__": {"cli"},
-    "cli": {"catalog", "recipes", "report", "workflow"},
+    "cli": {"catalog", "comparing", "recipes", "report", "studying", "workflow"},
 }  # fmt: skip
 
 

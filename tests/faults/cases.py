@@ -215,6 +215,20 @@ def write(name: str, content: str | bytes) -> Callable[[Path], None]:
     return spoil
 
 
+def beside(*gone: str, again: bool = False) -> Callable[[Path], Args]:
+    """The finished run beside a copy of it that lacks files, compared with an arm that is not there."""
+
+    def make(at: Path) -> Args:
+        for name in ("first", "second"):
+            shutil.copytree(at.parent / "finished", at / name, dirs_exist_ok=True)
+        for name in gone:
+            (at / "second" / name).unlink()
+        runs = [at / ("second" if again else "first") / "out", at / "second" / "out"]
+        return ["compare", *runs, "--out", at / "out", "--baseline", "plan"]
+
+    return make
+
+
 def untouched(home: Path) -> None:
     """Leave the run as it is."""
 
@@ -378,6 +392,9 @@ FOLDERS: dict[str, Case] = {
     "report: no such run": Case(lambda at: ["report", at / "nowhere"], ("nowhere",)),
     "evaluate: no such run": Case(lambda at: ["evaluate", at / "nowhere"], ("nowhere",)),
     "show: nothing of that name": Case(lambda at: ["show", "hintt"], ("'hintt'", "did you mean 'hint'?")),
+    "compare: a run that has not ended": Case(beside("out/scores.json"), ("second/out", "has not ended")),
+    "compare: the same run twice": Case(beside(again=True), ("second/out", "given twice")),
+    "compare: no such arm": Case(beside(), ("baseline", "'plan'", "first/out/plain")),
     "list: nothing of that name": Case(lambda at: ["list", "modells"], ("'modells'", "did you mean 'models'?")),
 }
 

@@ -125,7 +125,16 @@ def test_the_records_are_those_of_a_run_that_was_never_stopped(how, stories):
 @pytest.mark.parametrize("how", ["whole", "asked", "killed"])
 def test_the_folder_holds_what_is_promised_and_one_checkpoint_a_member(how, stories):
     home = stories["home"] / how
-    names = {"recipe.yaml", "environment.json", "metrics.jsonl", "scores.json", "checkpoints", "student", "report.html"}
+    names = {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "scores.json",
+        "evidence.json",
+        "checkpoints",
+        "student",
+    }
+    names.add("report.html")
     assert {path.name for path in home.iterdir()} == names
     assert all(len(list(member.glob("step-*"))) == 1 for member in (home / "checkpoints").iterdir())
 

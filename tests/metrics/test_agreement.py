@@ -11,7 +11,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from limbeck.core.errors import DataError, ModelError, ShapeError
-from limbeck.metrics.agreement import teacher_kl, teacher_kl_per_sample, top1_agreement
+from limbeck.metrics.agreement import disagreements, teacher_kl, teacher_kl_per_sample, top1_agreement
 
 
 @settings(deadline=None)
@@ -53,3 +53,10 @@ def test_what_cannot_be_compared_is_refused():
         top1_agreement(torch.zeros(0, 3), torch.zeros(0, 3))
     with pytest.raises(ModelError, match="teacher: the logits of 1 of 1"):
         top1_agreement(torch.zeros(1, 2), torch.full((1, 2), math.nan))
+
+
+def test_disagreements_are_those_of_the_top_class_worst_first():
+    teacher = torch.tensor([[9.0, 0.0], [1.0, 0.0], [0.0, 3.0], [2.0, 0.0]])
+    student = torch.tensor([[0.0, 9.0], [2.0, 0.0], [0.5, 0.0], [0.0, 0.1]])
+    assert disagreements(student, teacher).tolist() == [0, 2, 3]
+    assert disagreements(teacher, teacher).tolist() == []

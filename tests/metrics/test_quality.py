@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 from limbeck.core.errors import DataError, ModelError, ShapeError
 from limbeck.metrics.quality import (
     accuracy,
+    confusion,
     f1_per_class,
     macro_f1,
     macro_recall,
@@ -114,3 +115,18 @@ def test_what_cannot_be_scored_is_refused():
 def test_small_integer_labels_do_not_wrap_around():
     assert accuracy(torch.tensor([0, 255]), torch.tensor([0, 255], dtype=torch.uint8)) == 1.0
     assert macro_recall(torch.tensor([1]), torch.tensor([1], dtype=torch.uint8), num_classes=2) == 1.0
+
+
+@settings(deadline=None)
+@given(pairs)
+def test_confusion_is_that_of_scikit_learn(rows):
+    labels, answers = (torch.tensor(side) for side in zip(*rows, strict=True))
+    mine = confusion(answers, labels, num_classes=CLASSES)
+    assert mine.tolist() == sk.confusion_matrix(labels, answers, labels=range(CLASSES)).tolist()
+
+
+def test_confusion_leaves_out_what_has_no_label_or_no_answer():
+    found = confusion(torch.tensor([0, 1, -1, 1]), torch.tensor([0, -1, 1, 0]), num_classes=2)
+    assert found.tolist() == [[1, 1], [0, 0]]
+    with pytest.raises(DataError):
+        confusion(torch.tensor([2]), torch.tensor([0]), num_classes=2)

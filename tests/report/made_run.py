@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 ARMS = {"teacher": 0.760, "plain": 0.720, "model": 0.736, "knowledge": 0.733}
 
 
@@ -104,3 +107,30 @@ def write(folder: Path, found: dict[str, Any] | None, recorded: list[dict[str, A
         text = "".join(json.dumps(line) + "\n" for line in recorded)
         (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     return folder
+
+
+def evidence() -> dict[str, Any]:
+    """The content of evidence.json."""
+    looks = {"gradient_input": {"rank": 0.61, "cosine": 0.5, "overlap": 0.3}}
+    entry = {
+        "overfitting": {"gap": 0.12, "turned": 4}, "temperature": 1.37, "attribution": looks,
+        "robustness": {"clean": 0.7, "corruptions": {"noise": [0.7, 0.6, 0.5, 0.4, 0.3]},
+                       "attacks": {"fgsm": {"epsilon": [0.01, 0.02], "accuracy": [0.6, 0.4]}}},
+        "reliability": {"confidence": [0.1, None, 0.9], "accuracy": [0.2, None, 0.8], "count": [1, 0, 9]},
+    }  # fmt: skip
+    return {
+        "format": 1,
+        "arms": {"model": [{"seed": 0, **entry}, {"seed": 1, **entry}], "gone": [{"seed": 0}]},
+        "random": {"attribution": {"gradient_input": {"rank": 0.02}}},
+        "churn": {"model": {"mean": 0.081, "pairs": []}},
+        "rates": {"model": {"rate": [0.1, 1.0], "runs": [3, 3], "diverged": [0, 2], "accuracy": [[0.7], [0.5, None]]}},
+        "comparisons": [
+            {"arm": "model", "baseline": "plain", "measure": "churn", "mean": -0.0213, "low": -0.03, "high": -0.01,
+             "n": 5, "p": 0.0625, "least_p": 0.0625, "verdict": "better"},
+            {"arm": "gone", "measure": "churn", "mean": 1.0},
+        ],
+        "gallery": [{"id": 1, "label": "bird", "image": PICTURE, "maps": [{"arm": "model", "image": PICTURE}]},
+                    {"id": 2, "label": "b", "image": "javascript:window.pwned=1", "maps": []}],
+        "disagreements": [{"arm": "model", "id": 7, "label": "ship", "image": PICTURE,
+                           "teacher": {"class": "bird", "confidence": 0.93}, "student": {"class": "b"}, "kl": 2.0}],
+    }  # fmt: skip

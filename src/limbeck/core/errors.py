@@ -44,8 +44,8 @@ class CheckpointError(LimbeckError, ValueError):
     """A checkpoint or run folder is damaged, or belongs to something else."""
 
 
-class NonFiniteError(LimbeckError, ArithmeticError):
-    """The loss became NaN or infinite."""
+class NonFiniteError(ModelError, ArithmeticError):
+    """A loss, or a model's answers, became NaN or infinite."""
 
 
 class ProcessError(LimbeckError, RuntimeError):

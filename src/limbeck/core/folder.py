@@ -78,8 +78,10 @@ def value_at(data: Any, path: str) -> Any:
     return value_at(data[int(head)], rest) if isinstance(data, list) else data
 
 
-_HOW = frozenset({"device", "parallel", "workers", "checkpoint_seconds", "checkpoints", "trackers"})
-"""Settings that say how a run is carried out and not what comes out of it: another machine may have others."""
+_HOW = frozenset(
+    {"device", "parallel", "workers", "checkpoint_seconds", "checkpoints", "trackers", "evidence", "seeds"}
+)
+"""Settings that say how a run is carried out, or how much of it, and not what comes out of a training."""
 
 
 def _locked(path: Path) -> Lock:
@@ -150,6 +152,8 @@ class RunFolder:
                 wrong = f"this folder holds another run: `{differs}` is not the same"
                 mend = "choose another folder with `out`, or delete this one"
                 raise CheckpointError(problem(str(path), wrong, mend))
+            if before != self.recipe:
+                write_text(said, as_yaml(self.recipe))
         elif path.exists() and any(path.iterdir()):
             wrong = "the folder holds other files and no run"
             raise CheckpointError(problem(str(path), wrong, "choose a new or empty folder with `out`"))
@@ -185,8 +189,10 @@ class RunFolder:
             write_lines(self.path / "metrics.jsonl", kept)
         self.lines = kept
 
-    def finish(self, scores: Mapping[str, Any], seconds: float) -> None:
-        """Write the scores, and the time the run took into the environment."""
+    def finish(self, scores: Mapping[str, Any], seconds: float, *, evidence: Mapping[str, Any] | None = None) -> None:
+        """Write the scores, what was measured besides, and the time the run took into the environment."""
         if self.path is not None and first():
             write_json(self.path / "scores.json", scores)
+            if evidence:
+                write_json(self.path / "evidence.json", evidence)
             write_json(self.path / "environment.json", {**self.environment, "seconds": round(seconds, 2)})

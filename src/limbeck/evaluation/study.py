@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.metrics.intervals import paired, summary
+from limbeck.metrics.resampling import bootstrap, permutation_test
+from limbeck.metrics.stability import churn
 
-__all__ = ["LOWER_IS_BETTER", "document"]
+__all__ = ["LOWER_IS_BETTER", "compare", "compare_churn", "document"]
 
 LOWER_IS_BETTER = frozenset({"nll", "ece", "teacher_kl"})
 _COMPARED = ("accuracy", "macro_f1", "nll", "ece")
@@ -61,6 +63,46 @@ def document(
     }
 
 
+def compare(
+    arm: str, baseline: str, measure: str, ours: Sequence[float], theirs: Sequence[float], *, lower_is_better: bool
+) -> dict[str, Any]:
+    """The paired difference of two arms in one measure, seed by seed: bootstrap interval, exact test, verdict.
+
+    Raises:
+        DataError: there is no pair, or a value is NaN or infinite.
+        ShapeError: the arms differ in the number of seeds.
+    """
+    result, test = bootstrap(ours, theirs), permutation_test(ours, theirs)
+    verdict = "no clear difference"
+    if result.low is not None and result.high is not None and result.low * result.high > 0:
+        verdict = "better" if (result.mean < 0) == lower_is_better else "worse"
+    row = {"arm": arm, "baseline": baseline, "measure": measure, **result._asdict()}
+    return {**row, "p": test.p, "least_p": test.least, "verdict": verdict}
+
+
+def compare_churn(
+    arm: str, baseline: str, ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """The difference in churn: of each seed, how far its answers are from those of the other seeds, on average.
+
+    Seeds share partners, so these values are not quite independent, and the interval is somewhat too narrow.
+    """
+    mine, other = (_own_churn(side) for side in (ours, theirs))
+    return compare(arm, baseline, "churn", mine, other, lower_is_better=True)
+
+
+def _own_churn(answers: Sequence[Sequence[int]]) -> list[float]:
+    count = len(answers)
+    shares = iter(churn(answers).pairs)
+    totals = [0.0] * count
+    for i in range(count):
+        for j in range(i + 1, count):
+            share = next(shares)
+            totals[i] += share
+            totals[j] += share
+    return [total / (count - 1) for total in totals]
+
+
 def _summaries(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | int]]:
     names = [k for k, v in runs[0]["scores"].items() if isinstance(v, float)] if runs else []
     values = {name: [run["scores"].get(name) for run in runs] for name in names}
@@ -81,7 +123,8 @@ def _compare(
     verdict = "no clear difference"
     if result.low is not None and result.high is not None and result.low * result.high > 0:
         verdict = "better" if result.mean * sign > 0 else "worse"
-    return {"arm": name, "baseline": baseline, "metric": metric, **result._asdict(), "verdict": verdict}
+    row = {"arm": name, "baseline": baseline, "metric": metric, **result._asdict(), "verdict": verdict}
+    return {**row, "p": permutation_test([ours[s] for s in seeds], [theirs[s] for s in seeds]).p}
 
 
 def _not_better(label: str, base: str, row: Mapping[str, Any]) -> str:

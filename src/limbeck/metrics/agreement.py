@@ -8,7 +8,7 @@ from torch import Tensor
 from limbeck.core.errors import DataError, ShapeError, problem
 from limbeck.metrics.quality import check_logits
 
-__all__ = ["teacher_kl", "teacher_kl_per_sample", "top1_agreement"]
+__all__ = ["disagreements", "teacher_kl", "teacher_kl_per_sample", "top1_agreement"]
 
 
 def top1_agreement(student_NC: Tensor, teacher_NC: Tensor) -> float:
@@ -48,6 +48,19 @@ def teacher_kl_per_sample(student_NC: Tensor, teacher_NC: Tensor) -> Tensor:
     terms_NC = torch.where(log_t.isneginf(), 0.0, log_t.exp() * (log_t - log_s))
     # Rounding can leave -1e-17 at equality, and a divergence is never negative.
     return terms_NC.sum(dim=1).clamp_min(0)
+
+
+def disagreements(student_NC: Tensor, teacher_NC: Tensor) -> Tensor:
+    """Indices of the samples whose top class differs, the largest KL(teacher || student) first.
+
+    Raises:
+        DataError: there is no sample.
+        ModelError: logits are no finite [N, C] table.
+        ShapeError: student and teacher differ in shape.
+    """
+    apart = teacher_kl_per_sample(student_NC, teacher_NC)
+    where = (student_NC.argmax(dim=1) != teacher_NC.argmax(dim=1)).nonzero().flatten()
+    return where[apart[where].argsort(descending=True, stable=True)]
 
 
 def _check(where: str, student_NC: Tensor, teacher_NC: Tensor) -> None:

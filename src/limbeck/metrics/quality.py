@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import DataError, ModelError, ShapeError, problem
+from limbeck.core.errors import DataError, ModelError, NonFiniteError, ShapeError, problem
 
 __all__ = [
     "accuracy",
     "check_labels",
     "check_logits",
+    "confusion",
     "f1_per_class",
     "macro_f1",
     "macro_recall",
@@ -55,7 +56,7 @@ def check_logits(where: str, logits_NC: Tensor) -> None:
     # The maximum of a row carries NaN and +inf, and is -inf only where the whole row is.
     bad = (~logits_NC.amax(dim=1).isfinite()).nonzero().flatten() if len(logits_NC) else torch.empty(0)
     if len(bad):
-        raise ModelError(
+        raise NonFiniteError(
             problem(
                 where,
                 f"the logits of {len(bad)} of {len(logits_NC)} samples are NaN or infinite (the first is row "
@@ -152,6 +153,21 @@ def macro_f1(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> fl
         ShapeError: predictions and labels differ in shape.
     """
     return _macro(f1_per_class(predictions_N, labels_N, num_classes=num_classes))
+
+
+def confusion(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> Tensor:
+    """Counts [C, C] of labelled samples, rows by true class, columns by answer; abstentions (-1) are in no column.
+
+    Raises:
+        DataError: no sample is labelled, or a label or prediction is no class.
+        ShapeError: predictions and labels differ in shape.
+    """
+    check_labels("confusion", labels_N, num_classes=num_classes)
+    check_labels("confusion, predictions", predictions_N, num_classes=num_classes)
+    predictions, labels = _labelled("confusion", predictions_N.long(), labels_N)
+    answered = predictions >= 0
+    cells = labels[answered] * num_classes + predictions[answered]
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def negative_log_likelihood(logits_NC: Tensor, labels_N: Tensor) -> float:

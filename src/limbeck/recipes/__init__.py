@@ -12,6 +12,7 @@ from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet
 from limbeck.recipes.digits import digits
 from limbeck.recipes.remember import part, remember_recipe, told
 from limbeck.recipes.run import Outcome, run_recipe
+from limbeck.recipes.study import study_recipe
 
 __all__ = [
     "RECIPES",
@@ -26,6 +27,7 @@ __all__ = [
     "remember_recipe",
     "run_recipe",
     "show",
+    "study_recipe",
     "told",
 ]
 

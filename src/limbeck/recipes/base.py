@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from limbeck.core.check import whole
+from limbeck.core.check import positive, whole
 from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.normalize import Normalize
 from limbeck.core.records import as_yaml
 from limbeck.core.setting import as_plain, build, setting, tagged
 from limbeck.data import SOURCES, Augment
+from limbeck.examining import Evidence
 from limbeck.models import MODELS
 from limbeck.objectives import TERMS, as_objective
 from limbeck.targets import CODECS, Dense
@@ -43,6 +44,7 @@ class Arm:
         rate: the learning rate that was chosen for this arm on validation; the recipe's own when None.
         epochs: where an arm needs another number of passes for an equal number of steps (fewer samples).
         labelled_only: leave samples without a label out.
+        ema: decay of a moving average of this arm's weights; the recipe's own training decides when None.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Arm:
     rate: float | None = None
     epochs: int | None = None
     labelled_only: bool = False
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse an arm that matches nothing."""
@@ -115,6 +118,8 @@ class Recipe:
         seeds: how many; each is a full repetition with a teacher of its own, unless weights are loaded.
         seed: the first seed.
         baseline: the arm of the plain student, which no teacher teaches; None where there is none.
+        rates: factors on the learning rate at which every arm is trained once more, to see where training breaks.
+        evidence: what is measured beside the scores; None leaves out all that takes passes of its own.
         workers: processes that read data.
     """
 
@@ -130,12 +135,16 @@ class Recipe:
     seeds: int = 3
     seed: int = 0
     baseline: str | None = "plain"
+    rates: tuple[float, ...] = ()
+    evidence: Evidence | None = Evidence()
     workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what can't be compared."""
         whole("seeds", self.seeds)
         whole("seed", self.seed, least=0)
+        for factor in self.rates:
+            positive("rates", factor)
         if self.baseline is not None and self.baseline not in self.arms:
             raise ConfigError(
                 problem("baseline", f"there is no arm {self.baseline!r}", nearest(self.baseline, self.arms))
@@ -208,7 +217,7 @@ def override(recipe: Recipe, changes: Sequence[str], where: str) -> Recipe:
 
 def _free(parents: Sequence[str]) -> bool:
     """Whether a mapping takes keys that are not there yet: what was None, and the optimizer's options."""
-    return bool(parents) and parents[-1] in ("options", "augment", "codec", "data", "normalize", "targets")
+    return bool(parents) and parents[-1] in ("options", "augment", "codec", "data", "evidence", "normalize", "targets")
 
 
 def _value(text: str, change: str) -> Any:

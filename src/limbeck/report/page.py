@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.records import write_text
-from limbeck.report import figures, sections
+from limbeck.report import besides, figures, sections
 from limbeck.report.reading import Run, arms, metrics_of, read, sequence, subjects, text
 from limbeck.report.summary import lines, verdict
 
@@ -49,6 +49,8 @@ def _content(run: Run, name: str) -> dict[str, Any]:
     costs, footprints = sections.footprints(scores)
     shown, recalls, left_out = sections.classes(scores)
     compared = figures.differences(scores)
+    # `arm@factor` is an arm at another learning rate, which has a section of its own.
+    records = [record for record in run.metrics if "@" not in text(record.get("arm"))]
     used = {*(column.key for column in columns)}
     return {
         "title": text(scores.get("title")) or name,
@@ -61,15 +63,19 @@ def _content(run: Run, name: str) -> dict[str, Any]:
         "rows": rows,
         "compared": compared,
         "intervals": figures.interval_figures(scores),
-        "validation": figures.validation_figures(scores, run.metrics),
-        "losses": figures.loss_figures(scores, run.metrics),
-        "terms": figures.term_figures(scores, run.metrics),
+        "validation": figures.validation_figures(scores, records),
+        "losses": figures.loss_figures(scores, records),
+        "terms": figures.term_figures(scores, records),
         "class_arms": [(sections.styles(scores).get(arm.name, ""), arm.label) for arm in shown],
         "class_rows": recalls,
         "class_figure": figures.class_figure(scores, shown, recalls),
         "left_out": left_out,
         "costs": costs,
         "footprints": footprints,
+        "besides": besides.sections(scores, run.evidence),
+        "gallery": besides.gallery(scores, run.evidence),
+        "disagreements": besides.disagreements(run.evidence),
+        "measures": list(besides.MEASURES.values()) if run.evidence else [],
         "story": text(scores.get("story")),
         "made": [arm for arm in arms(scores) if arm.describe or arm.objective],
         "runs": sections.runs(scores),

@@ -30,6 +30,7 @@ class Run(NamedTuple):
     metrics: list[Mapping[str, Any]]
     environment: Mapping[str, Any]
     recipe: str
+    evidence: Mapping[str, Any] = {}
 
 
 class Arm(NamedTuple):
@@ -70,7 +71,9 @@ def read(folder: Path) -> Run:
                 "update limbeck",
             )
         )
-    return Run(scores, _lines(folder / "metrics.jsonl"), _object(folder / "environment.json"), _recipe(folder))
+    evidence = _object(folder / "evidence.json")
+    environment = _object(folder / "environment.json")
+    return Run(scores, _lines(folder / "metrics.jsonl"), environment, _recipe(folder), evidence)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

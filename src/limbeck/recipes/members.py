@@ -1,0 +1,293 @@
+"""Train what a recipe names: teacher, every arm, every arm at other rates, seed by seed; and examine what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.core.errors import NonFiniteError
+from limbeck.core.folder import RunFolder
+from limbeck.core.processes import first, wait
+from limbeck.core.records import read_object, write_json
+from limbeck.data import Source, Splits
+from limbeck.evaluation import Scores, score
+from limbeck.examining import Evidence, Subject, by_chance, examine
+from limbeck.job import Job, evaluation
+from limbeck.member import Result, train_member
+from limbeck.metrics import stability
+from limbeck.objectives import Label
+from limbeck.recipes.base import Arm, Recipe
+from limbeck.recipes.build import built, loaded_teacher
+from limbeck.recipes.remember import remember_for, teacher_names
+from limbeck.teachers import ModuleTeacher
+from limbeck.teachers.signal import Teaching
+
+__all__ = ["Members", "Say", "job_of", "members", "teacher_job"]
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Members:
+    """What was trained, seed by seed."""
+
+    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Records by arm, as they stand in `scores.json`."""
+    found: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """What was measured besides, by arm, as in `evidence.json`, and `predictions`."""
+    rates: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By arm: rate, seed, whether training diverged, and the accuracy."""
+    kept: dict[str, nn.Module] = field(default_factory=dict)
+    """Teacher and students of the first seed."""
+    chance: dict[str, Any] = field(default_factory=dict)
+    """How far a network with random weights agrees with the teacher."""
+    notes: list[str] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """The records of all trainings, where they were made in folders of their own."""
+    answers: Teaching | None = None
+    """A loaded teacher's answers on disk, which serve all seeds."""
+
+    def add(self, other: Members) -> None:
+        """Take in what was trained elsewhere, with other seeds."""
+        for mine, theirs in ((self.runs, other.runs), (self.found, other.found), (self.rates, other.rates)):
+            for name, entries in theirs.items():
+                mine.setdefault(name, []).extend(entries)
+        self.kept = {**other.kept, **self.kept}
+        self.chance = self.chance or other.chance
+        self.notes += other.notes
+        self.lines += other.lines
+
+
+def members(recipe: Recipe, taught: Splits, splits: Splits, folder: RunFolder, *, say: Say, show: bool) -> Members:
+    """Train everything, or read what a finished run left.
+
+    A training that breaks down is noted and left out.
+
+    Raises:
+        NonFiniteError: an arm broke down at every seed.
+    """
+    made = Members()
+    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+        _Seed(recipe, taught, splits, folder, made, seed=seed, say=say, show=show).run()
+    for name in recipe.arms:
+        if not made.runs.get(name):
+            raise NonFiniteError(made.notes[-1])
+    return made
+
+
+class _Seed:
+    """One repetition of a recipe."""
+
+    def __init__(
+        self, recipe: Recipe, taught: Splits, splits: Splits, folder: RunFolder, made: Members,
+        *, seed: int, say: Say, show: bool,
+    ) -> None:  # fmt: skip
+        self.recipe, self.taught, self.splits, self.folder, self.made = recipe, taught, splits, folder, made
+        self.seed, self.say, self.show = seed, say, show
+        self.how = recipe.evidence.here() if recipe.evidence is not None else Evidence(measures=())
+        self.elder: Subject | None = None
+
+    def run(self) -> None:
+        """Teacher, arms, and arms at other rates."""
+        recipe, seed = self.recipe, self.seed
+        teacher, record = self._teacher()
+        applied = self.splits.train.normalize
+        fix = teacher.normalize.after(applied) if teacher.normalize is not None else None
+        self.elder = Subject(teacher.model, normalize=fix)
+        self._note("teacher", record, self.elder, teacher.model)
+        master = self._remembered(teacher)
+        for name in recipe.arms:
+            job = job_of(recipe, name, self.splits, master, seed=seed, show=self.show)
+            result = self._tried(job)
+            entry: dict[str, Any] = {"rate": job.training.optimizer.rate, "seed": seed}
+            entry |= {"diverged": result is None or self._broke(job), "accuracy": _accuracy(result)}
+            self.made.rates.setdefault(name, []).append(entry)
+            if result is not None:
+                self._note(name, result.record(seed), Subject(result.student), result.student, job)
+            for factor in recipe.rates:
+                if factor != 1:
+                    self._at_rate(name, factor, master)
+
+    def _note(
+        self, name: str, record: dict[str, Any], subject: Subject, model: nn.Module, job: Job | None = None
+    ) -> None:
+        """Put a member on record, examined."""
+        self.made.runs.setdefault(name, []).append(record)
+        self.say(_line(name, self.seed, record))
+        self.made.kept.setdefault(name, model)
+        if first():
+            found = self._examined(name, subject, job)
+            self.made.found.setdefault(name, []).append({"seed": self.seed, **found})
+        wait()
+
+    def _examined(self, name: str, subject: Subject, job: Job | None) -> dict[str, Any]:
+        loaded = name == "teacher" and self.recipe.teacher.weights is not None
+        before = self.made.found.get(name)
+        if loaded and before:
+            return before[0]
+        home = self.folder.checkpoints(name, self.seed)
+        trained_on = job.train if job is not None else self.taught.train
+        lines = [line for line in self.folder.lines if (line.get("arm"), line.get("seed")) == (name, self.seed)]
+        elder = self.elder if name != "teacher" else None
+        found = examine(
+            subject, self.how, train=trained_on, val=self.splits.val, test=self.splits.test, teacher=elder,
+            lines=lines, home=home,
+        )  # fmt: skip
+        if elder is not None and not self.made.chance and "attribution" in found:
+            self.made.chance = self._by_chance(subject, elder, home)
+        return found
+
+    def _by_chance(self, subject: Subject, elder: Subject, home: Path | None) -> dict[str, Any]:
+        file = home / "chance.json" if home is not None else None
+        if file is not None and file.exists():
+            return read_object(file)
+        found = by_chance(subject, elder, self.how, self.splits.test)
+        if file is not None:
+            write_json(file, found)
+        return found
+
+    def _at_rate(self, name: str, factor: float, master: Teaching) -> None:
+        """An arm once more, at another rate."""
+        job = job_of(self.recipe, name, self.splits, master, seed=self.seed, show=self.show, factor=factor)
+        result = self._tried(job)
+        broke = result is None or self._broke(job)
+        entry = {"rate": job.training.optimizer.rate, "seed": self.seed, "diverged": broke}
+        self.made.rates[name].append({**entry, "accuracy": _accuracy(result)})
+        said = "diverged" if broke else f"accuracy {100 * (_accuracy(result) or 0):.2f} %"
+        self.say(f"{name:>12}  seed {self.seed}  rate {entry['rate']:g}  {said}")
+
+    def _tried(self, job: Job) -> Result | None:
+        """The result of a training, or None where it broke down; that is kept, so that it is not tried again."""
+        home = self.folder.checkpoints(job.folder_name, job.seed)
+        broken = home / "diverged.json" if home is not None else None
+        try:
+            if broken is not None and broken.exists():
+                raise NonFiniteError(str(read_object(broken, "said")["said"]))
+            return train_member(job, self.folder)
+        except NonFiniteError as error:
+            if broken is not None and first():
+                write_json(broken, {"said": str(error)})
+            wait()
+            if job.arm in self.recipe.arms:
+                said = " ".join(str(error).split())
+                self.made.notes.append(f"{job.arm}, seed {job.seed}: left out, because it broke down. {said}")
+                self.say(f"{job.arm:>12}  seed {job.seed}  broke down")
+            return None
+
+    def _broke(self, job: Job) -> bool:
+        mine = (job.arm, job.seed)
+        steps = [x for x in self.folder.lines if x["kind"] == "step" and (x["arm"], x["seed"]) == mine]
+        return stability.diverged([x["loss"] for x in steps])
+
+    def _teacher(self) -> tuple[ModuleTeacher, dict[str, Any]]:
+        """The teacher of this seed, trained or loaded, and its record."""
+        recipe, splits, seed = self.recipe, self.splits, self.seed
+        if recipe.teacher.weights is not None:
+            teacher = loaded_teacher(recipe, splits.train)
+            # Scored as it was handed over: a faster form is for its answers in training.
+            original = ModuleTeacher(teacher.model, normalize=teacher.normalize, prepare="none")
+            before = self.made.runs.get("teacher")
+            scores = before[0]["scores"] if before else dict(_loaded_scores(original, splits.test))
+            return teacher, {"seed": seed, "scores": scores}
+        model = built(recipe.teacher.model, splits.train, seed, "teacher")
+        result = train_member(teacher_job(recipe, model, self.taught, splits, seed=seed, show=self.show), self.folder)
+        return ModuleTeacher(model), result.record(seed)
+
+    def _remembered(self, teacher: ModuleTeacher) -> Teaching:
+        """The teacher itself, or its answers on disk: made now, or found there. A loaded one serves all seeds."""
+        recipe, how, train = self.recipe, self.recipe.targets, self.splits.train
+        if how is None or not teacher_names(recipe):
+            return teacher
+        if self.made.answers is not None:
+            return self.made.answers
+        shared = recipe.teacher.weights is not None
+        home = Path(how.path) if how.path is not None else (self.folder.path or Path()) / "targets"
+        out = home if shared else home / str(self.seed)  # a teacher of its own for each seed
+        seed = recipe.seed if shared else self.seed
+        started = time.perf_counter()
+        targets = remember_for(recipe, train, teacher, out, seed=seed, say=self.say, show=self.show)
+        plan, size = targets.store.plan, targets.store.nbytes / 1e6
+        said = f"{plan.views} views of {len(targets.store.ids):,} samples, {size:.1f} MB"
+        self.say(f"{'targets':>12}  {said}  {time.perf_counter() - started:.1f} s")
+        if shared:
+            self.made.answers = targets
+        return targets
+
+
+def _accuracy(result: Result | None) -> float | None:
+    return None if result is None else result.scores.get("accuracy")
+
+
+def _line(name: str, seed: int, record: Mapping[str, Any]) -> str:
+    accuracy = f"{100 * record['scores']['accuracy']:.2f} %"
+    return f"{name:>12}  seed {seed}  accuracy {accuracy}" + (
+        f"  {record['seconds']:.1f} s" if "seconds" in record else ""
+    )
+
+
+def job_of(
+    recipe: Recipe, name: str, splits: Splits, teacher: Teaching, *, seed: int, show: bool, factor: float = 1
+) -> Job:
+    """The training of an arm; `factor` multiplies its rate."""
+    each = recipe.arms[name]
+    train = splits.train
+    if each.labelled_only and train.labels is not None:  # the other case was refused before
+        train = train.subset((train.labels >= 0).nonzero().flatten())
+    member = name if factor == 1 else f"{name}@{factor:g}"
+    return Job(
+        student=built(recipe.student, splits.train, seed, "student"),
+        teacher=teacher if any(term.needs().teacher for term in each.objective) else None,
+        train=train,
+        val=splits.val,
+        test=splits.test,
+        objective=each.objective,
+        training=_settings(recipe, each, factor),
+        augment=recipe.augment,
+        seed=seed,
+        arm=member,
+        folder_name=member,
+        workers=recipe.workers,
+        show=show,
+    )
+
+
+def _settings(recipe: Recipe, each: Arm, factor: float) -> Any:
+    training = recipe.training
+    rate = factor * (training.optimizer.rate if each.rate is None else each.rate)
+    training = dataclasses.replace(training, optimizer=dataclasses.replace(training.optimizer, rate=rate))
+    epochs = training.epochs if each.epochs is None else each.epochs
+    return dataclasses.replace(training, epochs=epochs, ema=training.ema if each.ema is None else each.ema)
+
+
+def teacher_job(recipe: Recipe, model: nn.Module, taught: Splits, splits: Splits, *, seed: int, show: bool) -> Job:
+    """The training of the teacher, on labels."""
+    return Job(
+        student=model,
+        teacher=None,
+        train=taught.train,
+        val=taught.val,
+        test=splits.test,
+        objective=(Label(),),
+        training=recipe.teacher.training,
+        augment=recipe.teacher.augment,
+        seed=seed,
+        arm="teacher",
+        folder_name="teacher",
+        workers=recipe.workers,
+        show=show,
+    )
+
+
+def _loaded_scores(teacher: ModuleTeacher, test: Source) -> Scores:
+    batches = evaluation(test)
+    teacher.open(("logits",), next(iter(batches.epoch(0))), applied=test.normalize)
+    try:
+        return score(teacher, batches.epoch(0))
+    finally:
+        teacher.close()

@@ -1,0 +1,136 @@
+"""A study is its seeds, however many processes train them; it grows, goes on, and tells a broken training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from limbeck.core.errors import CheckpointError, ConfigError
+from limbeck.data import Digits
+from limbeck.examining import Evidence
+from limbeck.models import MLP
+from limbeck.objectives import KL, Label
+from limbeck.recipes import Arm, Master, Recipe
+from limbeck.recipes.study import study_recipe
+from limbeck.train import Optimizer, Training
+
+TRAINING = Training(epochs=3, batch_size=200, optimizer=Optimizer(rate=0.1), log_steps=1)
+EVIDENCE = Evidence(samples=60, attributed=20)
+
+
+def small(**changes):
+    arms = {
+        "plain": Arm(label="Plain", objective=(Label(),)),
+        "taught": Arm(label="Taught", objective=(KL(),), ema=0.5),
+    }
+    recipe = Recipe(title="small", story="s", data=Digits(), teacher=Master(model=MLP(hidden=(16,)), training=TRAINING),
+                    student=MLP(hidden=(8,)), arms=arms, training=TRAINING, seeds=3, rates=(1.0, 3.0),
+                    evidence=EVIDENCE)  # fmt: skip
+    return dataclasses.replace(recipe, **changes)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    heard = []
+    out = tmp_path_factory.mktemp("study") / "out"
+    return study_recipe(small(), out, say=heard.append, bars=False), out, heard
+
+
+def scores_of(document):
+    return {name: [run["scores"]["nll"] for run in arm["runs"]] for name, arm in document["arms"].items()}
+
+
+def test_it_holds_every_seed_and_what_was_measured(done):
+    outcome, out, heard = done
+    assert [run["seed"] for run in outcome.document["arms"]["plain"]["runs"]] == [0, 1, 2]
+    evidence = json.loads((out / "evidence.json").read_text())
+    assert set(evidence["churn"]) == {"teacher", "plain", "taught"}
+    assert len(evidence["churn"]["plain"]["pairs"]) == 3
+    assert evidence["rates"]["taught"]["rate"] == pytest.approx([0.1, 0.3])
+    assert evidence["rates"]["taught"]["runs"] == [3, 3]
+    measures = {row["measure"] for row in evidence["comparisons"]}
+    assert measures == {"gap", "jitter_loss", "jitter_grad_norm", "input_noise", "weight_noise", "corruption", "pgd",
+                        "attribution", "churn"}  # fmt: skip
+    assert {row["arm"] for row in evidence["comparisons"]} == {"taught"}
+    assert all(row["least_p"] == 0.25 for row in evidence["comparisons"])
+    entry = evidence["arms"]["taught"][0]
+    assert sum(entry["reliability"]["count"]) == sum(map(sum, entry["confusion"])) == 539
+    assert "predictions" not in entry
+    assert len(heard) == 3 * (1 + 2 * 2)
+    page = (out / "report.html").read_text()
+    assert "Learning rates" in page
+    assert "<script" not in page
+
+
+def test_processes_give_what_one_process_gives(done, tmp_path):
+    outcome, _, _ = done
+    heard = []
+    other = study_recipe(small(), tmp_path / "out", jobs=3, say=heard.append, bars=False)
+    assert scores_of(other.document) == scores_of(outcome.document)
+    assert other.evidence["comparisons"] == outcome.evidence["comparisons"]
+    assert len(heard) == 3 * (1 + 2 * 2)
+
+
+def test_the_same_seeds_share_what_they_start_from(done):
+    _, out, _ = done
+    firsts = {}
+    for seed in range(3):
+        lines = [json.loads(line) for line in (out / "seeds" / str(seed) / "metrics.jsonl").read_text().splitlines()]
+        for arm in ("plain", "plain@3"):
+            firsts[arm, seed] = next(x["loss"] for x in lines if x["kind"] == "step" and x["arm"] == arm)
+    assert all(firsts["plain", seed] == firsts["plain@3", seed] for seed in range(3))
+    assert len({firsts["plain", seed] for seed in range(3)}) == 3
+
+
+def test_a_finished_study_is_read_and_more_seeds_are_trained_alone(done, tmp_path):
+    outcome, first, _ = done
+    out = tmp_path / "out"
+    shutil.copytree(first, out)
+    times = {path: path.stat().st_mtime_ns for path in out.glob("seeds/*/checkpoints/*/done.json")}
+    grown = study_recipe(small(seeds=4), out, bars=False)
+    assert scores_of(grown.document)["plain"][:3] == scores_of(outcome.document)["plain"]
+    assert len(scores_of(grown.document)["plain"]) == 4
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_study_of_other_settings_is_refused(done):
+    _, out, _ = done
+    with pytest.raises(CheckpointError, match="`student"):
+        study_recipe(small(student=MLP(hidden=(9,))), out, bars=False)
+
+
+def test_a_training_that_breaks_is_counted_and_left_out(tmp_path):
+    wild = {
+        "plain": Arm(label="Plain", objective=(Label(),)),
+        "wild": Arm(label="Wild", objective=(Label(),), rate=1e4),
+    }
+    calm = dataclasses.replace(TRAINING, clip=None)
+    recipe = small(arms=wild, training=calm, seeds=2, rates=(), evidence=None)
+    tamed = dataclasses.replace(
+        recipe, arms={**wild, "wild": dataclasses.replace(wild["wild"], rate=0.1)}, rates=(1e6,)
+    )
+    found = study_recipe(tamed, tmp_path / "tamed", bars=False)
+    assert found.evidence["rates"]["wild"]["diverged"] == [0, 2]
+    assert len(found.document["arms"]["wild"]["runs"]) == 2
+
+
+def test_jobs_must_be_a_number(tmp_path):
+    with pytest.raises(ConfigError, match="jobs"):
+        study_recipe(small(), tmp_path / "out", jobs=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_that_cannot_be_trained_says_so_in_one_message(tmp_path):
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("title: x")
+    ended = subprocess.run(
+        [sys.executable, "-m", "limbeck.recipes.seed", recipe, tmp_path / "out"], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "To mend" in ended.stderr
+    assert "Traceback" not in ended.stderr
