@@ -98,3 +98,9 @@ def test_text_is_escaped_in_every_chart():
 def test_nothing_to_draw_is_an_empty_text():
     assert charts.line_chart([], title="t") == charts.interval_chart([], title="t") == ""
     assert charts.class_chart([], title="t") == charts.class_chart([("a", [])], title="t") == ""
+
+
+def test_small_steps_along_the_axis_are_told_apart():
+    svg = charts.line_chart([charts.Line("a", "s1", [[(0.01, 1.0), (0.02, 2.0)]])], title="t")
+    for tick in ("0.010", "0.012", "0.018", "0.020"):
+        assert f">{tick}<" in svg

@@ -72,7 +72,8 @@ def line_chart(
     for x in (x for x in across if across_low <= x <= across_high):
         at = place((x, down[0]))[0]
         anchor = "end" if at > width - right - 12 else "middle"
-        parts.append(_text("tick", (at, height - 6), anchor, numbers.count(x)))
+        label = numbers.count(x) if across[1] - across[0] >= 1 else numbers.number(*_in_unit(x, across, False))
+        parts.append(_text("tick", (at, height - 6), anchor, label))
     for line in lines:
         parts += _drawn(line, place, points)
     return _svg(height, title, parts, width)
