@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from limbeck.core.errors import ConfigError, DataError, ModelError, problem
+from limbeck.core.errors import ConfigError, DataError, ModelError, ShapeError, problem
+from limbeck.core.schedules import settled
 from limbeck.core.seeds import derive
 from limbeck.core.taps import Inputs, Outputs
 from limbeck.core.types import Named
-from limbeck.data import Augmentation, Batches, Source, check_labels, whole
-from limbeck.objectives import Term
+from limbeck.data import Augmentation, Batches, Source, are_numbers, check_labels, whole
+from limbeck.objectives import Term, values
 from limbeck.replaying import Replay, replay
 from limbeck.teachers import JoinedTeacher
 from limbeck.teachers.signal import Teaching
@@ -206,17 +207,45 @@ def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> Teac
                 wrong = f"the term {term.kind!r} needs {name!r}, which the data has not"
                 raise DataError(problem("train", wrong, "give labels beside the inputs, or leave that term out"))
     signal = student.probe(example, answers)
-    classes = int(signal["logits"].shape[-1]) if "logits" in signal else 0
+    output = signal.get("logits")
+    numbers = are_numbers(output)  # one a sample
+    classes = 0 if output is None else 1 if numbers else int(output.shape[-1])
     for where, source in (("train", job.train), ("val", job.val), ("test", job.test)):
-        if classes and source.labels is not None:
+        if classes:
             check_labels(source, classes, where)
+    if numbers and are_numbers(example.get("y", output)):
+        _check_numbers(job.objective, signal, answers, example)
     with torch.no_grad():
         counts = counted(job.objective, example).clamp_min(1)
         combine(job.objective, signal, answers, example, progress=0.0, counts=counts)
-    shapes = [side["logits"].shape if "logits" in side else None for side in (signal, answers)]
-    judge = _judge(job) if shapes[0] == shapes[1] else None
+    told = answers.get("logits")
+    alike = output is not None and told is not None and output.shape == told.shape
+    judge = _judge(job) if alike or (numbers and are_numbers(told)) else None
     for where, source in (("val", job.val), ("test", job.test)):
         if judge is None and not labelled(source):
             wrong = "no sample has a label, and there is no teacher with the same outputs to hold the student against"
             raise DataError(problem(where, wrong, "give labelled data to score on"))
     return judge
+
+
+def _check_numbers(objective: Sequence[Term], signal: Named, answers: Named, example: Named) -> None:
+    """Refuse terms that are blind to an output of one number a sample, as a softmax over one class is."""
+    output = signal["logits"]
+    seen = [x.abs().max() for x in (output, answers.get("logits"), example.get("y")) if x is not None]
+    elsewhere = {**signal, "logits": output + 1 + 10 * max(float(x) for x in seen)}
+    for term in settled(tuple(objective), 0.0):
+        if "logits" not in term.needs().student:
+            continue
+        mend = "give limbeck.SquaredError() and limbeck.MSELogits(), or a student with an output a class"
+        try:
+            with torch.no_grad():
+                here, there = (values(term, side, answers, example) for side in (signal, elsewhere))
+        except ShapeError as error:
+            wrong = f"the term {term.kind!r} cannot be had of one number a sample ({str(error).splitlines()[0][:-1]})"
+            raise ShapeError(problem("objective", wrong, mend)) from None
+        if here.shape[:1] != output.shape[:1]:
+            wrong = f"the term {term.kind!r} takes outputs of shape {list(output.shape)} for the classes of one sample"
+            raise ShapeError(problem("student", wrong, "let it return [samples, 1]"))
+        if torch.equal(here, there):
+            wrong = f"the term {term.kind!r} compares classes, and the student's output is one number a sample"
+            raise ConfigError(problem("objective", wrong, mend))

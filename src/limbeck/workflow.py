@@ -171,7 +171,7 @@ def evaluate(
     outputs: Outputs = None,
     workers: int = 0,
 ) -> Scores:
-    """Accuracy, recall and F1 (macro and per class), negative log-likelihood and ECE of `model` on `data`.
+    """How right `model` is on `data` (see `Scores`): accuracy, recall, F1, likelihood, calibration; errors of numbers.
 
     With a teacher, also how often the two agree. Nothing is changed: flags and buffers are as before.
 

@@ -59,11 +59,13 @@ def test_equals_sklearn():
 
 
 def test_keys_are_the_contract():
-    right = ["accuracy", "macro_recall", "macro_f1", "recall_per_class", "f1_per_class", "nll", "ece", "samples"]
+    right = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "recall_per_class", "f1_per_class", "nll",
+             "brier", "ece", "adaptive_ece", "samples"]  # fmt: skip
+    beside = ["agreement", "teacher_kl", "teacher_rank"]
     assert list(score(forward, [table()])) == right
-    assert list(score(forward, [table()], teacher=teach)) == [*right, "agreement", "teacher_kl"]
+    assert list(score(forward, [table()], teacher=teach)) == [*right, *beside]
     unlabelled = {"s": LOGITS, "t": TEACHER}
-    assert list(score(forward, [unlabelled], teacher=teach)) == ["samples", "agreement", "teacher_kl"]
+    assert list(score(forward, [unlabelled], teacher=teach)) == ["samples", *beside]
 
 
 @settings(deadline=None)

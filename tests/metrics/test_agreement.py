@@ -8,10 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
-from scipy.stats import entropy
+from scipy.stats import entropy, spearmanr
 
 from limbeck.core.errors import DataError, ModelError, ShapeError
-from limbeck.metrics.agreement import disagreements, teacher_kl, teacher_kl_per_sample, top1_agreement
+from limbeck.metrics.agreement import (
+    disagreements,
+    teacher_kl,
+    teacher_kl_per_sample,
+    teacher_rank,
+    teacher_rank_per_sample,
+    top1_agreement,
+)
 
 
 @settings(deadline=None)
@@ -60,3 +67,36 @@ def test_disagreements_are_those_of_the_top_class_worst_first():
     student = torch.tensor([[0.0, 9.0], [2.0, 0.0], [0.5, 0.0], [0.0, 0.1]])
     assert disagreements(student, teacher).tolist() == [0, 2, 3]
     assert disagreements(teacher, teacher).tolist() == []
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(2, 6), st.booleans())
+def test_rank_correlation_is_scipys_of_each_sample(seed, n, c, tied):
+    rng = np.random.default_rng(seed)
+    s, t = rng.integers(0, 3, size=(2, n, c)).astype(float) if tied else rng.normal(size=(2, n, c))
+    mine = teacher_rank_per_sample(torch.tensor(s), torch.tensor(t)).tolist()
+    # scipy warns of constant rows and answers NaN; ours say so without a warning.
+    varied = [len(set(a)) > 1 and len(set(b)) > 1 for a, b in zip(s, t, strict=True)]
+    theirs = [spearmanr(a, b).statistic if ok else math.nan for a, b, ok in zip(s, t, varied, strict=True)]
+    np.testing.assert_allclose(mine, theirs, atol=1e-12)
+    known = [value for value in theirs if not math.isnan(value)]
+    whole = teacher_rank(torch.tensor(s), torch.tensor(t))
+    assert whole == (pytest.approx(np.mean(known), abs=1e-12) if known else None)
+
+
+def test_rank_correlation_at_the_edges():
+    order = torch.tensor([[3.0, 1.0, 2.0]])
+    assert teacher_rank(order, 100 * order.exp()) == pytest.approx(1.0)
+    assert teacher_rank(order, -order) == pytest.approx(-1.0)
+    flat = torch.zeros(1, 3)
+    assert teacher_rank(flat, order) is None
+    assert teacher_rank(torch.cat([flat, order]), torch.cat([order, order])) == pytest.approx(1.0)
+    assert teacher_rank(torch.zeros(2, 1), torch.zeros(2, 1)) is None
+    masked = torch.tensor([[3.0, -math.inf, 2.0]])
+    assert teacher_rank(masked, order) == pytest.approx(1.0)
+    with pytest.raises(ModelError, match="NaN"):
+        teacher_rank(order, order * math.nan)
+    with pytest.raises(ShapeError):
+        teacher_rank(order, order[:, :2])
+    with pytest.raises(DataError, match="no sample"):
+        teacher_rank(order[:0], order[:0])

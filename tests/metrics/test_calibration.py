@@ -8,9 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
+from sklearn import metrics as sk
 
-from limbeck.core.errors import DataError, ModelError, ShapeError
+from limbeck.core.errors import ConfigError, DataError, ModelError, ShapeError
 from limbeck.metrics.calibration import (
+    adaptive_calibration_error,
+    brier_per_sample,
+    brier_score,
     calibration_error,
     expected_calibration_error,
     fit_temperature,
@@ -129,3 +133,104 @@ def test_a_temperature_stays_within_its_bounds():
         fit_temperature(separable, torch.tensor([-1, -1]))
     with pytest.raises(ModelError, match="NaN"):
         fit_temperature(separable * math.nan, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("bins", [10, 15, 20])
+def test_reliability_and_calibration_error_have_the_same_bins_on_their_edges(bins):
+    # By rounding, k / bins may lie on either side of the edge k: both must say the same side.
+    confidence = torch.arange(bins + 1).double() / bins
+    correct = torch.arange(bins + 1) % 2 == 0
+    found = reliability(confidence, correct, bins=bins)
+    gap = sum(n * abs(c - a) for c, a, n in zip(*found, strict=True) if n) / (bins + 1)
+    assert gap == pytest.approx(calibration_error(confidence, correct, bins=bins), abs=1e-12)
+
+
+def by_mass(confidence, correct, bins):
+    """Without ties: cut the sorted samples where index * bins / n passes a whole number."""
+    order = np.argsort(confidence)
+    place = np.arange(len(order)) * bins // len(order)
+    groups = [order[place == b] for b in range(bins)]
+    return sum(abs(confidence[g].mean() - correct[g].mean()) * len(g) for g in groups if len(g)) / len(order)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 2**31))
+def test_adaptive_bins_hold_equally_many(n, bins, seed):
+    rng = np.random.default_rng(seed)
+    confidence, correct = rng.random(n), rng.integers(0, 2, n)
+    found = adaptive_calibration_error(torch.tensor(confidence), torch.tensor(correct), bins=bins)
+    assert found == pytest.approx(by_mass(confidence, correct, bins), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40), st.randoms())
+def test_among_equal_confidences_the_order_decides_nothing(rows, random):
+    def value(pairs):
+        confidence, correct = zip(*pairs, strict=True)
+        return adaptive_calibration_error(torch.tensor(confidence), torch.tensor(correct), bins=4)
+
+    mixed = random.sample(rows, len(rows))
+    assert value(mixed) == pytest.approx(value(rows), abs=1e-12)
+
+
+def test_adaptive_closed_forms():
+    certain = torch.ones(6)
+    assert adaptive_calibration_error(certain, torch.ones(6)) == 0.0
+    assert adaptive_calibration_error(certain, torch.zeros(6)) == 1.0
+    # One confidence is one bin, however many bins there are: 0.7 said, half right.
+    assert adaptive_calibration_error(torch.full((10,), 0.7), torch.arange(10) % 2) == pytest.approx(0.2, abs=1e-7)
+    # Crowded where equal widths see one bin of 0.98 said and half right.
+    crowded = torch.tensor([0.97] * 5 + [0.99] * 5, dtype=torch.float64)
+    right = torch.tensor([0] * 5 + [1] * 5)
+    assert calibration_error(crowded, right) == pytest.approx(0.48)
+    assert adaptive_calibration_error(crowded, right, bins=2) == pytest.approx((0.97 + 0.01) / 2)
+
+
+def test_what_has_no_bins_is_refused():
+    for measure in (calibration_error, adaptive_calibration_error, reliability):
+        with pytest.raises(DataError, match="no sample"):
+            measure(torch.empty(0), torch.empty(0))
+        with pytest.raises(ModelError, match="NaN"):
+            measure(torch.tensor([math.nan]), torch.ones(1))
+        with pytest.raises(ShapeError):
+            measure(torch.ones(2), torch.ones(1))
+        with pytest.raises(ConfigError, match="bins"):
+            measure(torch.ones(2), torch.ones(2), bins=0)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 30), st.integers(2, 6))
+def test_brier_equals_sklearn_summed_over_classes(seed, n, classes):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(size=(n, classes)) * 4, rng.integers(0, classes, n)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    mine = brier_score(torch.tensor(logits), torch.tensor(labels))
+    if classes == 2:  # scikit-learn halves it there
+        assert mine == pytest.approx(2 * sk.brier_score_loss(labels, p[:, 1], labels=[0, 1]), abs=1e-12)
+    else:
+        theirs = sk.brier_score_loss(labels, p, labels=range(classes), scale_by_half=False)
+        assert mine == pytest.approx(theirs, abs=1e-12)
+
+
+def test_brier_from_perfect_to_worst():
+    sure = torch.tensor([[900.0, 0.0, 0.0], [900.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert brier_per_sample(sure, torch.tensor([0, 2, 1])).tolist() == pytest.approx([0.0, 2.0, 2 / 3], abs=1e-12)
+    assert brier_score(sure, torch.tensor([0, -1, -1])) == 0.0
+    masked = torch.tensor([[0.0, -math.inf]])
+    assert brier_score(masked, torch.tensor([1])) == 2.0
+    assert brier_score(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64)) == 0.0
+    with pytest.raises(ModelError, match="NaN"):
+        brier_score(sure * math.nan, torch.tensor([0, 2, 1]))
+    with pytest.raises(DataError, match="no sample is labelled"):
+        brier_score(sure, torch.tensor([-1, -1, -1]))
+
+
+def test_a_temperature_is_one_where_nothing_tells_it():
+    assert fit_temperature(torch.zeros(3, 4), torch.tensor([0, 1, 2])) == 1.0
+    ruled_out = torch.tensor([[0.0, 1.0, -math.inf]])
+    assert fit_temperature(ruled_out, torch.tensor([2])) == 1.0
+    generator = torch.Generator().manual_seed(5)
+    logits = 3 * torch.randn(200, 3, generator=generator, dtype=torch.double)
+    labels = torch.randint(0, 3, (200,), generator=generator)
+    more, truth = torch.cat([logits, ruled_out.double()]), torch.cat([labels, torch.tensor([2])])
+    assert fit_temperature(more, truth) == pytest.approx(fit_temperature(logits, labels), rel=1e-12)

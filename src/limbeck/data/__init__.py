@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limbeck.data.augment import Augment
 from limbeck.data.batches import Batches
+from limbeck.data.columns import are_numbers
 from limbeck.data.describe import Augmentation, describe
 from limbeck.data.files import Digits, Npz, Splits
 from limbeck.data.folders import ImageFolder
@@ -36,6 +37,7 @@ __all__ = [
     "SubsetSource",
     "Table",
     "Transform",
+    "are_numbers",
     "as_source",
     "check_labels",
     "describe",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.core.errors import DataError, problem
 from limbeck.core.normalize import Normalize
-from limbeck.data.columns import check_finite, clean_columns, is_image, name_columns
+from limbeck.data.columns import are_numbers, check_finite, clean_columns, is_image, name_columns
 
 __all__ = ["ArraySource", "Source", "SubsetSource", "check_labels", "whole"]
 
@@ -28,7 +28,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [N], -1 where there is no label; None if unlabelled, soft, or unknown without reading everything."""
+        """int64 [N], -1 where there is no label; None if there are none, they are no classes, or not known unread."""
         ...
 
     @property
@@ -106,7 +106,7 @@ class ArraySource:
         self.image = any(is_image(column) for name, column in self.columns.items() if name != "y")
         self.ids = torch.arange(len(self))
         y = self.columns.get("y")
-        self.labels: Tensor | None = y if y is not None and y.dim() == 1 else None
+        self.labels: Tensor | None = y if y is not None and y.dim() == 1 and not are_numbers(y) else None
         named = len(self.class_names) if self.class_names is not None else None
         known = classes if classes is not None else named
         self.classes: int | None = known if known is not None else _count_classes(y)
@@ -209,23 +209,28 @@ def whole(source: Source) -> Source:
 
 
 def check_labels(source: Source, classes: int, where: str) -> None:
-    """Refuse labels that `classes` outputs cannot hold. Labels that are not known yet pass.
+    """Refuse labels that `classes` outputs cannot hold; one output holds a real number. Unknown class numbers pass.
 
     Raises:
-        DataError: a label is too large, or soft labels have another width.
+        DataError: a label is too large, soft labels have another width, or labels are real numbers and no classes.
     """
     mend = f"number classes 0 to {classes - 1}, or give the model more outputs"
+    if classes == 1:
+        mend = "give the model an output a class; or, if `y` is a quantity, give it as floats"
     labels = source.labels
+    soft = source.fetch(torch.tensor([0])).get("y") if labels is None else None
     if labels is not None:
         bad = (labels >= classes).nonzero()
         if len(bad):
             at = int(bad[0])
             row = int(source.ids[at])  # as the user counts, also where this is a part that was split off
             raise DataError(problem(where, f"label `y` is {int(labels[at])} in row {row}, of {classes} classes", mend))
-    elif isinstance(source, ArraySource):
-        soft = source.columns.get("y")
-        if soft is not None and soft.is_floating_point() and soft.shape[-1] != classes:
-            raise DataError(problem(where, f"soft labels have {soft.shape[-1]} columns, of {classes} classes", mend))
+    elif are_numbers(soft):
+        if classes != 1:
+            mend = "give integers, e.g. `y.astype('int64')`; or, if `y` is a quantity, a model with one output"
+            raise DataError(problem(where, f"labels `y` are not integers, and there are {classes} classes", mend))
+    elif soft is not None and soft.is_floating_point() and soft.shape[-1] != classes:
+        raise DataError(problem(where, f"soft labels have {soft.shape[-1]} columns, of {classes} classes", mend))
 
 
 def hash_columns(columns: Mapping[str, Tensor]) -> Any:
@@ -240,7 +245,7 @@ def hash_columns(columns: Mapping[str, Tensor]) -> Any:
 
 
 def _count_classes(y: Tensor | None) -> int | None:
-    if y is None or y.dim() > 2:
+    if y is None or y.dim() > 2 or are_numbers(y):
         return None
     if y.is_floating_point():
         return int(y.shape[1])

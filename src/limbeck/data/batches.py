@@ -14,7 +14,7 @@ from limbeck.core.seeds import derive
 from limbeck.core.types import RESERVED
 from limbeck.data.arrays import Source
 from limbeck.data.augment import Augment, augment
-from limbeck.data.columns import is_image
+from limbeck.data.columns import are_numbers, is_image
 from limbeck.data.describe import Augmentation
 from limbeck.data.mix import Mixing, digest_ids, draw_mix, mix_images, mix_labels, partners
 from limbeck.data.pixels import Affine, affine
@@ -192,6 +192,10 @@ def _check_augment(source: Source, how: Augment) -> None:
         return
     if not all(suits) or len({_size(column) for column in inputs.values()}) > 1:
         raise DataError(problem("augment", "mixup and cutmix need images of one size alone", "set both to 0"))
+    if are_numbers(first.get("y")):
+        raise DataError(
+            problem("augment", "mixup and cutmix mix classes, and labels are real numbers", "set both to 0")
+        )
     if "y" in first and source.classes is None:
         mend = "give `classes=` where the data is made, or set both to 0"
         raise DataError(problem("augment", "mixup and cutmix need to know the number of classes", mend))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.core.errors import DataError, problem
 
-__all__ = ["LABEL_KEYS", "check_finite", "clean_columns", "is_image", "name_columns"]
+__all__ = ["LABEL_KEYS", "are_numbers", "check_finite", "clean_columns", "is_image", "name_columns"]
 
 LABEL_KEYS = ("y", "label", "labels", "target", "targets")
 """Keys of a dict that mean "the label"; the one that is present becomes `y`."""
@@ -53,7 +53,8 @@ def clean_columns(named: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     """Turn named columns into tensors of the types that models take, all of one length.
 
     Floats become float32, small integers int64; uint8 with four axes is an image and ends as N,H,W,C; labels end as
-    int64 [N] (-1 means "no label"), or as float32 [N, C] where they are soft.
+    int64 [N] (-1 means "no label"), as float32 [N, C] where they are soft, or as float32 [N] or [N, 1] where they are
+    real numbers.
 
     Raises:
         DataError: a column is no array of numbers, is empty, or is longer than another; a label is impossible.
@@ -90,6 +91,11 @@ def check_finite(columns: Mapping[str, Tensor], where: str, rows: Tensor | None 
 def is_image(column: Tensor) -> bool:
     """Whether a cleaned column is a batch of images kept as bytes."""
     return column.dtype == torch.uint8 and column.dim() == 4
+
+
+def are_numbers(y: Tensor | None) -> bool:
+    """Whether labels are real numbers, one a sample: floats [N] or [N, 1]. Floats [N, C] are soft labels of classes."""
+    return y is not None and y.is_floating_point() and (y.dim() == 1 or (y.dim() == 2 and y.shape[1] == 1))
 
 
 def _name_keys(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
@@ -165,9 +171,6 @@ def _input(name: str, value: Any, where: str) -> Tensor:
 def _label(value: Any, where: str) -> Tensor:
     column = _tensor("y", value, where)
     if column.is_floating_point():
-        if column.dim() < 2:
-            mend = "give integers, e.g. `y.astype('int64')`; soft labels have shape [N, classes]"
-            raise DataError(problem(where, "labels `y` are not integers", mend))
         return column.float().contiguous()
     column = column.long()
     # -100 is what PyTorch's losses and most text collators use for tokens that do not count.

@@ -14,7 +14,7 @@ from torch.utils import data as torch_data
 from limbeck.core.errors import DataError, problem
 from limbeck.core.normalize import Normalize
 from limbeck.data.arrays import ArraySource, Source, SubsetSource, check_labels, hash_columns
-from limbeck.data.columns import check_finite, clean_columns, is_image, name_columns
+from limbeck.data.columns import are_numbers, check_finite, clean_columns, is_image, name_columns
 
 __all__ = ["DatasetSource", "from_dataset", "from_loader"]
 
@@ -53,7 +53,7 @@ class DatasetSource:
         self.class_names: tuple[str, ...] | None = tuple(names) if named and names else None
         self.labels = self._known_labels()
         y = first.get("y")
-        soft = int(y.shape[1]) if y is not None and y.is_floating_point() and y.dim() == 2 else None
+        soft = int(y.shape[1]) if y is not None and y.is_floating_point() and not are_numbers(y) else None
         named_count = len(self.class_names) if self.class_names else None
         counted = int(self.labels.max()) + 1 or None if self.labels is not None else None
         self.classes: int | None = next((n for n in (classes, named_count, soft, counted) if n is not None), None)

@@ -12,8 +12,11 @@ from limbeck.metrics.stability import churn
 
 __all__ = ["LOWER_IS_BETTER", "compare", "compare_churn", "document"]
 
-LOWER_IS_BETTER = frozenset({"nll", "ece", "teacher_kl"})
-_COMPARED = ("accuracy", "macro_f1", "nll", "ece")
+LOWER_IS_BETTER = frozenset(
+    {"nll", "brier", "ece", "adaptive_ece", "teacher_kl", "mse", "mae", "teacher_mse", "perplexity"}
+)
+_COMPARED = ("accuracy", "macro_f1", "nll", "ece", "mse", "r2", "spearman")
+_SHARES = frozenset({"accuracy", "macro_f1", "ece"})
 
 
 def document(
@@ -42,10 +45,10 @@ def document(
     for name, arm in arms.items():
         if baseline is not None and baseline in arms and arm["role"] == "distilled":
             rows = [_compare(name, arm, baseline, arms[baseline], metric) for metric in _COMPARED]
-            comparisons += [row for row in rows if row]
-            first = rows[0]
-            if first and first["verdict"] != "better":
-                said.append(_not_better(arm["label"], arms[baseline]["label"], first))
+            known = [row for row in rows if row]
+            comparisons += known
+            if known and known[0]["verdict"] != "better":
+                said.append(_not_better(arm["label"], arms[baseline]["label"], known[0]))
     runs = [run for arm in arms.values() for run in arm["runs"]]
     return {
         "format": 1,
@@ -128,9 +131,10 @@ def _compare(
 
 
 def _not_better(label: str, base: str, row: Mapping[str, Any]) -> str:
-    points = 100 * row["mean"]
+    share = row["metric"] in _SHARES
+    apart = f"{100 * row['mean']:+.2f} points" if share else f"{row['mean']:+.4g} in {row['metric'].upper()}"
     if row["verdict"] == "worse":
-        return f"{label} is worse than {base} ({points:+.2f} points): distillation does harm in this setting."
+        return f"{label} is worse than {base} ({apart}): distillation does harm in this setting."
     if row["low"] is None:
-        return f"{label} against {base}: {points:+.2f} points with one seed, whose spread is unknown: run more seeds."
-    return f"{label} is not clearly better than {base} ({points:+.2f} points; the interval holds zero)."
+        return f"{label} against {base}: {apart} with one seed, whose spread is unknown: run more seeds."
+    return f"{label} is not clearly better than {base} ({apart}; the interval holds zero)."

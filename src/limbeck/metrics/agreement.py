@@ -7,8 +7,16 @@ from torch import Tensor
 
 from limbeck.core.errors import DataError, ShapeError, problem
 from limbeck.metrics.quality import check_logits
+from limbeck.metrics.regression import average_ranks, row_correlation
 
-__all__ = ["disagreements", "teacher_kl", "teacher_kl_per_sample", "top1_agreement"]
+__all__ = [
+    "disagreements",
+    "teacher_kl",
+    "teacher_kl_per_sample",
+    "teacher_rank",
+    "teacher_rank_per_sample",
+    "top1_agreement",
+]
 
 
 def top1_agreement(student_NC: Tensor, teacher_NC: Tensor) -> float:
@@ -48,6 +56,35 @@ def teacher_kl_per_sample(student_NC: Tensor, teacher_NC: Tensor) -> Tensor:
     terms_NC = torch.where(log_t.isneginf(), 0.0, log_t.exp() * (log_t - log_s))
     # Rounding can leave -1e-17 at equality, and a divergence is never negative.
     return terms_NC.sum(dim=1).clamp_min(0)
+
+
+def teacher_rank(student_NC: Tensor, teacher_NC: Tensor) -> float | None:
+    """Mean rank correlation of student and teacher logits, from -1 to 1: 1 is the same order of all classes.
+
+    None where no sample has one, because on one side all logits are equal.
+
+    Raises:
+        DataError: there is no sample.
+        ModelError: logits are no finite [N, C] table.
+        ShapeError: student and teacher differ in shape.
+    """
+    value_N = teacher_rank_per_sample(student_NC, teacher_NC)
+    found = value_N[~value_N.isnan()]
+    return float(found.mean()) if len(found) else None
+
+
+def teacher_rank_per_sample(student_NC: Tensor, teacher_NC: Tensor) -> Tensor:
+    """Spearman's rank correlation over the classes, float64, one value a sample; equal logits share their mean rank.
+
+    NaN for a sample on which all logits of one side are equal: they rank nothing. Masked classes (-inf) rank lowest.
+
+    Raises:
+        DataError: there is no sample.
+        ModelError: logits are no finite [N, C] table.
+        ShapeError: student and teacher differ in shape.
+    """
+    _check("rank correlation with the teacher", student_NC, teacher_NC)
+    return row_correlation(average_ranks(student_NC), average_ranks(teacher_NC))
 
 
 def disagreements(student_NC: Tensor, teacher_NC: Tensor) -> Tensor:

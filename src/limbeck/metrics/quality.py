@@ -1,4 +1,4 @@
-"""How right predictions are: accuracy, recall, F1, negative log-likelihood.
+"""How right predictions are: accuracy, precision, recall, F1, negative log-likelihood.
 
 Shapes: N = samples, C = classes. A label of -1 means unlabelled: the sample is left out. Sums are exact counts or
 float64. The counts are three histograms rather than a confusion matrix, which would hold C x C numbers.
@@ -12,19 +12,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from limbeck.core.check import whole
 from limbeck.core.errors import DataError, ModelError, NonFiniteError, ShapeError, problem
 
 __all__ = [
     "accuracy",
+    "check_labelled",
     "check_labels",
     "check_logits",
     "confusion",
     "f1_per_class",
+    "in_top_k",
     "macro_f1",
+    "macro_precision",
     "macro_recall",
+    "micro_f1",
+    "micro_precision",
     "negative_log_likelihood",
     "negative_log_likelihood_per_sample",
+    "precision_per_class",
     "recall_per_class",
+    "top_k_accuracy",
 ]
 
 
@@ -95,6 +103,19 @@ def check_labels(where: str, labels_N: Tensor, *, num_classes: int) -> Tensor:
     return labels >= 0
 
 
+def check_labelled(where: str, logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The labelled samples' logits and labels.
+
+    Raises:
+        DataError: no sample is labelled, or a label is no class.
+        ModelError: the logits are no finite [N, C] table.
+        ShapeError: logits and labels differ in samples.
+    """
+    check_logits(where, logits_NC)
+    check_labels(where, labels_N, num_classes=logits_NC.shape[1])
+    return _labelled(where, logits_NC, labels_N)
+
+
 def accuracy(predictions_N: Tensor, labels_N: Tensor) -> float:
     """Share of labelled samples whose prediction is the label, from 0 to 1.
 
@@ -104,6 +125,75 @@ def accuracy(predictions_N: Tensor, labels_N: Tensor) -> float:
     """
     predictions, labels = _labelled("accuracy", predictions_N, labels_N)
     return int((predictions == labels).sum()) / len(labels)
+
+
+def top_k_accuracy(logits_NC: Tensor, labels_N: Tensor, k: int) -> float:
+    """Share of labelled samples whose label is among the k likeliest classes, from 0 to 1; 1 where k >= C.
+
+    Of classes with equal logits the lower number comes first, as in `argmax`: with k = 1 this is `accuracy`.
+
+    Raises:
+        ConfigError: k is below 1.
+        DataError: no sample is labelled, or a label is no class.
+        ModelError: the logits are no finite [N, C] table.
+        ShapeError: logits and labels differ in samples.
+    """
+    return float(in_top_k(logits_NC, labels_N, k).double().mean())
+
+
+def in_top_k(logits_NC: Tensor, labels_N: Tensor, k: int) -> Tensor:
+    """Whether the label is among the k likeliest classes, one boolean a labelled sample, in their order.
+
+    Raises:
+        ConfigError: k is below 1.
+        DataError: no sample is labelled, or a label is no class.
+        ModelError: the logits are no finite [N, C] table.
+        ShapeError: logits and labels differ in samples.
+    """
+    whole("k", k)
+    logits, labels = check_labelled(f"top-{k} accuracy", logits_NC, labels_N)
+    own = logits.gather(1, labels[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return ((logits > own) | ((logits == own) & earlier)).sum(dim=1) < k
+
+
+def micro_precision(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> float:
+    """Share of the answers given that are right; abstentions (-1) are no answers. 0 where none is given.
+
+    Counted over all classes together, each wrong answer is one false alarm and one miss. So micro precision, recall and
+    F1 are all `accuracy` where each sample has one label and one answer. Abstentions tell them apart: micro recall is
+    still `accuracy`, in which they are wrong.
+
+    Raises:
+        DataError: no sample is labelled, or a label or prediction is no class.
+        ShapeError: predictions and labels differ in shape.
+    """
+    counts = _count("micro precision", predictions_N, labels_N, num_classes)
+    return int(counts.hits.sum()) / max(1, int(counts.predicted.sum()))
+
+
+def micro_f1(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> float:
+    """Harmonic mean of `micro_precision` and `accuracy`: equal to both where no sample is abstained from.
+
+    Raises:
+        DataError: no sample is labelled, or a label or prediction is no class.
+        ShapeError: predictions and labels differ in shape.
+    """
+    counts = _count("micro F1", predictions_N, labels_N, num_classes)
+    return 2 * int(counts.hits.sum()) / int(counts.support.sum() + counts.predicted.sum())
+
+
+def precision_per_class(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> list[float]:
+    """For each class, the share of the answers naming it that are right; NaN for a class without samples.
+
+    A class with samples that is never predicted has precision zero.
+
+    Raises:
+        DataError: no sample is labelled, or a label or prediction is no class.
+        ShapeError: predictions and labels differ in shape.
+    """
+    counts = _count("precision", predictions_N, labels_N, num_classes)
+    return _share(counts, counts.hits.double() / counts.predicted.clamp_min(1))
 
 
 def recall_per_class(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> list[float]:
@@ -128,6 +218,18 @@ def f1_per_class(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -
     """
     counts = _count("F1", predictions_N, labels_N, num_classes)
     return _share(counts, 2 * counts.hits.double() / (counts.support + counts.predicted))
+
+
+def macro_precision(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> float:
+    """Mean precision over the classes that have samples.
+
+    Equals scikit-learn's `precision_score(average="macro", labels=<classes present>, zero_division=0)`.
+
+    Raises:
+        DataError: no sample is labelled, or a label or prediction is no class.
+        ShapeError: predictions and labels differ in shape.
+    """
+    return _macro(precision_per_class(predictions_N, labels_N, num_classes=num_classes))
 
 
 def macro_recall(predictions_N: Tensor, labels_N: Tensor, *, num_classes: int) -> float:
@@ -189,9 +291,7 @@ def negative_log_likelihood_per_sample(logits_NC: Tensor, labels_N: Tensor) -> T
         ModelError: the logits are no finite [N, C] table.
         ShapeError: logits and labels differ in samples.
     """
-    check_logits("negative log-likelihood", logits_NC)
-    check_labels("negative log-likelihood", labels_N, num_classes=logits_NC.shape[1])
-    logits, labels = _labelled("negative log-likelihood", logits_NC, labels_N)
+    logits, labels = check_labelled("negative log-likelihood", logits_NC, labels_N)
     return -logits.double().log_softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
 
 

@@ -26,6 +26,16 @@ def time_limit(seconds: float) -> Callable[[], str | None]:
     return lambda: "time" if time.monotonic() >= end else None
 
 
+_INSTEAD = {
+    "accuracy": ("agreement", "mse", "teacher_mse"),
+    "nll": ("teacher_kl", "mse", "teacher_mse"),
+}
+"""What is watched where there is no such score: without labels the teacher, and errors where labels are numbers."""
+
+_HIGHER = frozenset({"accuracy", "agreement"})
+"""Where more is better."""
+
+
 class Watch:
     """Follows a validation score over epochs: which epoch was best, and whether patience has run out.
 
@@ -40,10 +50,9 @@ class Watch:
 
     def hear(self, epoch: int, scores: Mapping[str, object]) -> bool:
         """Take the scores of an epoch; say whether it is the best so far."""
-        # Without labels the student can still be held against its teacher.
-        name = self.monitor if self.monitor in scores else {"accuracy": "agreement", "nll": "teacher_kl"}[self.monitor]
+        name = next(name for name in (self.monitor, *_INSTEAD[self.monitor]) if name in scores)
         value = float(scores[name])  # type: ignore[arg-type]
-        value = value if self.monitor == "accuracy" else -value
+        value = value if name in _HIGHER else -value
         if self.best is None or value > self.best:
             self.best, self.best_epoch, self.since = value, epoch, 0
             return True
