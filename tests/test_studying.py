@@ -51,3 +51,18 @@ def test_what_cannot_be_repeated_is_refused():
             lb.study(given, seeds=2)
     with pytest.raises(ConfigError, match="did you mean 'digits'"):
         lb.study("digit")
+
+
+def test_the_gap_is_what_is_lost_on_new_samples():
+    runs = trained(0)
+    for run in runs.values():
+        entry = run.examined["student"]
+        gap = entry["train"]["accuracy"] - run.scores["student"]["accuracy"]
+        assert entry["overfitting"]["gap"] == pytest.approx(gap)
+    # Random labels are learned by heart, and a gap that is the wrong way round would be negative.
+    x, _ = data()
+    y = torch.randint(0, 2, (200,), generator=torch.Generator().manual_seed(5))
+    torch.manual_seed(0)
+    student = torch.nn.Sequential(torch.nn.Linear(5, 128), torch.nn.ReLU(), torch.nn.Linear(128, 2))
+    run = lb.distill(student, None, train=(x, y), val=data(1), epochs=40, batch_size=50, progress=False)
+    assert run.examined["student"]["overfitting"]["gap"] > 0.1

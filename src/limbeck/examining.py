@@ -244,7 +244,7 @@ def _robust(forward: Any, subject: Subject, chosen: Source) -> dict[str, Any]:
 def attribution(subject: Subject, teacher: Subject, how: Evidence, test: Source) -> dict[str, Any]:
     """How far the model's attributions agree with the teacher's; empty where they cannot be made."""
     batches = list(evaluation(some(test, how.attributed)).epoch(0))
-    return attribution_agreement(subject, teacher, batches)
+    return attribution_agreement(subject, teacher, batches, samples=how.attributed)
 
 
 def by_chance(subject: Subject, teacher: Subject, how: Evidence, test: Source) -> dict[str, Any]:

@@ -141,3 +141,9 @@ def test_features_get_noise_in_their_own_units_and_constant_ones_none():
     assert moved[0] == pytest.approx(5 * 0.26, rel=0.2)
     assert moved[1] == pytest.approx(5 * 260, rel=0.25)
     assert float(moved[2]) < 1e-12
+
+
+def test_samples_without_a_label_are_left_out():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    batch = {"x": x, "y": torch.tensor([0, 0, 1, -1]), "id": torch.arange(4)}
+    assert robustness(lambda given: {"logits": given["x"]}, [batch])["clean"] == pytest.approx(2 / 3)

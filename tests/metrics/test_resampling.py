@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -83,3 +86,23 @@ def test_what_has_no_difference_is_refused():
             call([], [])
     with pytest.raises(ConfigError):
         bootstrap([1, 2, 3, 4], [0, 0, 0, 0], 1.5)
+
+
+def test_the_bootstrap_is_the_textbooks_written_out():
+    d = [0.1, 0.4, 0.9, 2.5, 0.3]
+    mean, error = statistics.fmean(d), statistics.stdev(d) / len(d) ** 0.5
+    t = []
+    for drawn in itertools.product(d, repeat=5):
+        apart, own = statistics.fmean(drawn) - mean, statistics.stdev(drawn) / 5**0.5
+        t.append(apart / own if len(set(drawn)) > 1 else np.copysign(np.inf, apart))
+    t.sort()
+    low, high = (t[int(np.ceil(q * len(t))) - 1] for q in (0.025, 0.975))
+    found = bootstrap(d, [0.0] * 5)
+    assert (found.low, found.high) == pytest.approx((mean - high * error, mean - low * error))
+    assert found.high - mean > 1.2 * (mean - found.low)  # lopsided, as its data: not Student's
+
+
+def test_where_too_many_resamples_are_flat_students_interval_stands():
+    a, b = [1.0, 2.0, 4.0, 9.0], [0.0] * 4
+    assert bootstrap(a, b, 0.99) == paired(a, b, 0.99)  # 4 of 256 resamples repeat one value: 0.8 % at each end
+    assert bootstrap(a, b, 0.95) != paired(a, b, 0.95)

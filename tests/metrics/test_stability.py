@@ -75,3 +75,10 @@ def test_a_curve_turns_where_it_rises_for_good():
     assert found.rise == pytest.approx(np.mean(bowl[-6:]) - 0.3, abs=0.01)
     with pytest.raises(ShapeError, match="one value an epoch"):
         turned(epochs, bowl[1:])
+
+
+def test_a_curve_that_still_falls_has_not_turned_and_noise_seldom_does():
+    epochs = list(range(1, 31))
+    assert turned(epochs, [math.exp(-epoch / 10) for epoch in epochs]) is None
+    noisy = [(1 + 0.2 * np.random.default_rng(seed).standard_normal(30)).tolist() for seed in range(100)]
+    assert sum(turned(epochs, curve) is not None for curve in noisy) <= 5

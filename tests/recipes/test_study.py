@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from limbeck.core.errors import CheckpointError, ConfigError
 from limbeck.data import Digits
@@ -16,6 +18,7 @@ from limbeck.examining import Evidence
 from limbeck.models import MLP
 from limbeck.objectives import KL, Label
 from limbeck.recipes import Arm, Master, Recipe
+from limbeck.recipes.members import job_of
 from limbeck.recipes.study import study_recipe
 from limbeck.train import Optimizer, Training
 
@@ -91,7 +94,9 @@ def test_a_finished_study_is_read_and_more_seeds_are_trained_alone(done, tmp_pat
     outcome, first, _ = done
     out = tmp_path / "out"
     shutil.copytree(first, out)
-    times = {path: path.stat().st_mtime_ns for path in out.glob("seeds/*/checkpoints/*/done.json")}
+    kept = [*out.glob("seeds/*/checkpoints/*/done.json"), *out.glob("seeds/*/checkpoints/*/examined.json")]
+    assert len(kept) == 3 * (1 + 2 * 2) + 3 * 3
+    times = {path: path.stat().st_mtime_ns for path in kept}
     grown = study_recipe(small(seeds=4), out, bars=False)
     assert scores_of(grown.document)["plain"][:3] == scores_of(outcome.document)["plain"]
     assert len(scores_of(grown.document)["plain"]) == 4
@@ -134,3 +139,21 @@ def test_a_seed_that_cannot_be_trained_says_so_in_one_message(tmp_path):
     assert ended.returncode == 2
     assert "To mend" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_student_that_is_saved_is_that_of_the_first_seed(done):
+    _, out, _ = done
+    saved = load_file(out / "student" / "model.safetensors")
+    last = next((out / "seeds" / "0" / "checkpoints" / "taught-0").glob("step-*"))
+    tensors = load_file(last / "tensors.safetensors")
+    assert all(any(torch.equal(value, other) for other in tensors.values() if other.shape == value.shape)
+               for value in saved.values())  # fmt: skip
+
+
+def test_an_arm_has_its_own_rate_and_average():
+    recipe, splits = small(), Digits().load()
+    plain, taught = (job_of(recipe, name, splits, None, seed=0, show=False) for name in recipe.arms)
+    assert (plain.training.ema, taught.training.ema) == (None, 0.5)
+    faster = job_of(recipe, "plain", splits, None, seed=0, show=False, factor=3.0)
+    assert faster.training.optimizer.rate == pytest.approx(0.3)
+    assert faster.arm == "plain@3"

@@ -86,7 +86,7 @@ def attack(
         with torch.enable_grad():
             leaf = moved.detach().requires_grad_(True)
             logits = forward({**batch, "x": (leaf - mean) / std})["logits"]
-            loss = F.cross_entropy(logits.float(), batch["y"].to(logits.device), reduction="sum")
+            loss = F.cross_entropy(logits.float(), batch["y"].to(logits.device), ignore_index=-1, reduction="sum")
             (slope,) = torch.autograd.grad(loss, leaf)
         moved = moved + step * slope.sign()
         moved = torch.minimum(torch.maximum(moved, start - epsilon), start + epsilon).clamp(low, high)

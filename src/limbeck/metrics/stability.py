@@ -88,7 +88,7 @@ def turned(epochs: Sequence[int], values: Sequence[float], *, rise: float = 0.05
     """Where validation loss turned for good, or None.
 
     It has when the lowest of its smoothed values (means of three neighbours) lies before the last fifth of the curve,
-    and the mean of that last fifth is above it by more than `rise` of the lowest value and by twice the noise (the
+    and the mean of that last fifth is above it by more than `rise` of the lowest value and three times the noise (the
     jitter, in the curve's unit). Curves of fewer than five epochs never turn.
 
     Raises:
@@ -107,7 +107,7 @@ def turned(epochs: Sequence[int], values: Sequence[float], *, rise: float = 0.05
         return None
     up = float(curve[-tail:].mean() - smooth[lowest])
     noise = float(np.sqrt((np.diff(curve, n=2) ** 2).mean() / 6))
-    if up <= max(rise * abs(float(smooth[lowest])), 2 * noise):
+    if up <= max(rise * abs(float(smooth[lowest])), 3 * noise):
         return None
     return Turn(epoch=int(epochs[lowest]), rise=up)
 
