@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "teachers": {"targets"},
     "train": {"objectives"},
     "evaluation": {"metrics"},
+    "compress": {"evaluation"},
     "export": {"compress"},
     "functional": {"objectives"},
     "evidence": {"data", "evaluation", "export", "objectives", "report", "teachers"},
