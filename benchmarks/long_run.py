@@ -59,6 +59,11 @@ def remember(given: argparse.Namespace) -> None:
     lb.remember(master, data(given).train, views=given.views, augment=AUGMENT, out=given.targets, device=given.device)
 
 
+def name(model: torch.nn.Module) -> str:
+    device = next(model.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["processor"]
+
+
 def train(given: argparse.Namespace) -> None:
     objective, differing = ARMS[given.arm]
     splits = data(given)
@@ -75,7 +80,7 @@ def train(given: argparse.Namespace) -> None:
     told = {
         "arm": given.arm, "seed": given.seed, "epochs": given.epochs, "scored on": "test" if given.val == 1 else "val",
         "seconds": round(run.state.seconds, 1), **{k: round(scores[k], 5) for k in ("accuracy", "nll", "ece")},
-        "machine": {k: v for k, v in environment().items() if k in ("torch", "limbeck", "device", "cpu")},
+        "machine": {"torch": torch.__version__, "device": name(student)},
     }  # fmt: skip
     with given.out.open("a") as file:  # one short write a run: lines of runs side by side do not mix
         file.write(json.dumps(told) + "\n")

@@ -29,7 +29,8 @@ def recipe(data: Path, images: int, epochs: int, clip: float | None) -> Recipe:
     base = find("cifar10-conv", [f"data.path={data}", f"data.limit={images}", "data.val=2000"])
     rate = RATE["free" if clip is None else "clipped"]
     optimizer = dataclasses.replace(base.training.optimizer, rate=rate)
-    training = dataclasses.replace(base.training, epochs=epochs, clip=clip, optimizer=optimizer, precision="float32")
+    common = dataclasses.replace(base.training, epochs=epochs, precision="float32")
+    training = dataclasses.replace(common, clip=clip, optimizer=optimizer)
     warm, hot = lb.KL(temperature=2.0, weight=0.5), lb.KL(temperature=8.0, weight=0.5)
     half = lb.Label(weight=0.5)
     arms = {
@@ -42,7 +43,7 @@ def recipe(data: Path, images: int, epochs: int, clip: float | None) -> Recipe:
     evidence = lb.Evidence(measures=("sensitivity",))
     return dataclasses.replace(
         base, title="steadiness", story=__doc__.splitlines()[0], arms=arms, training=training, evidence=evidence,
-        teacher=dataclasses.replace(base.teacher, training=dataclasses.replace(training, clip=1.0, optimizer=base.training.optimizer)),
+        teacher=dataclasses.replace(base.teacher, training=common),
     )  # fmt: skip
 
 

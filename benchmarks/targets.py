@@ -236,7 +236,7 @@ def main() -> None:
         with watched(engine.device) as busy:
             taken = measure(turns, given.steps, given.rounds, CLOCKS[given.clock])
     result = {
-        "environment": {k: v for k, v in environment().items() if k != "command"},
+        "environment": {k: v for k, v in environment(given.device).items() if k != "command"},
         "settings": {name: getattr(given, name) for name in ("threads", "rounds", "steps", "clock", "device", "batch")},
         "teacher": form,
         "milliseconds": {side: round(1e3 * statistics.median(seconds), 2) for side, seconds in taken.items()},
