@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "train": {"objectives"},
     "evaluation": {"metrics"},
     "compress": {"evaluation"},
+    "search": set(),
     "export": {"compress"},
     "functional": {"objectives"},
     "evidence": {"data", "evaluation", "export", "objectives", "report", "teachers"},
