@@ -1,0 +1,317 @@
+"""How an operation passes labels on (see `labels`), operation by operation.
+
+There are few rules, for kinds of operations and not for layers. What only moves elements is run on the labels
+themselves. What works element by element joins labels at equal places. Products join what they sum over. Any other
+operation is asked by experiment: some indices of its input are disturbed, and where the result changes tells which
+index came from which. A rule that is wrong or missing costs a group, never a wrong cut: what is found here is only
+proposed, and `coupling` proves it on real samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from limbeck.core.labels import Ids, Labels, Strips, aligned, compress, spread, varies
+
+__all__ = ["moves_in_place", "strips_after"]
+
+Get = Callable[[Any], Strips]
+Rule = Callable[[Labels, Any, Sequence[Any], dict[str, Any], Sequence[Tensor], Get], list[Strips]]
+
+_MOVES = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "slice", "select",
+    "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "squeeze", "unsqueeze", "unbind", "flip",
+    "roll", "repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "diagonal", "movedim",
+    "repeat_interleave", "narrow", "chunk", "unsafe_chunk", "index_select", "index", "embedding", "alias", "detach",
+    "lift_fresh", "view_as_real", "view_copy",
+}  # fmt: skip
+_ELEMENTWISE = {
+    "_prelu_kernel", "hardswish", "_to_copy", "clone", "copy", "masked_fill", "tril", "triu", "where", "contiguous",
+    "detach_", "fill", "zero", "_softmax", "_safe_softmax", "_log_softmax", "cumsum", "native_dropout", "relu",
+    "hardtanh", "leaky_relu", "elu", "silu", "gelu", "mish", "softplus", "log_sigmoid_forward", "glu_", "threshold",
+    "hardsigmoid", "rrelu_with_noise", "_fused_dropout", "normal_functional", "lerp", "clamp",
+}  # fmt: skip
+_ALONG = {"_softmax", "_safe_softmax", "_log_softmax", "cumsum"}
+
+
+def strips_after(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """The strips of each output of an aten operation.
+
+    Args:
+        labels: which the rules join and fix.
+        func: the operation.
+        args: its arguments.
+        kwargs: its named arguments.
+        outputs: the tensors that it returned.
+        get: the strips of an argument.
+    """
+    name = func.overloadpacket.__name__
+    rule = _RULES.get(name) or _RULES.get(name.removesuffix("_"))
+    if rule is None and (torch.Tag.pointwise in func.tags or name.removesuffix("_") in _ELEMENTWISE):
+        rule = _elementwise
+    if rule is None:
+        rule = _probed
+    return rule(labels, func, args, kwargs, outputs, get)
+
+
+def moves_in_place(func: Any) -> bool:
+    """Whether an operation rearranges the very tensor that it is given, so that its shape must be read before."""
+    name = func.overloadpacket.__name__
+    return bool(name.endswith("_") and name.removesuffix("_") in _MOVES)
+
+
+def _moved(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """The operation is run on the labels, and they land where their elements land."""
+    name = func.overloadpacket.__name__
+    source: Tensor = args[0]
+    func = torch.ops.aten.view.default if name == "_reshape_alias" else func
+    rest = args[1:2] if name == "_reshape_alias" else args[1:]
+    found: list[list[Tensor]] = [[] for _ in outputs]
+    for strip in get(source):
+        _fix_indexed(labels, name, args, strip)
+        moved = func(strip.expand(source.shape).contiguous(), *rest, **kwargs)
+        landed = [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
+        for strips, dense in zip(found, landed, strict=True):
+            strips.append(compress(dense))
+    return [labels.tidy(strips) for strips in found]
+
+
+def _fix_indexed(labels: Labels, name: str, args: Sequence[Any], strip: Tensor) -> None:
+    """What is picked by a number that the code or the data holds must keep its place."""
+    dims: set[int] = set()
+    if name == "embedding":
+        dims = {0}
+    elif name in ("index_select", "select"):
+        dims = {args[1] % args[0].dim()}
+    elif name == "index":
+        dims = {dim for dim, index in enumerate(args[1]) if index is not None}
+    if dims and set(varies(strip)) <= dims:
+        labels.fix(strip.numpy(), "they are looked up by their number")
+
+
+def _elementwise(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    name = func.overloadpacket.__name__.removesuffix("_")
+    dims = outputs[0].dim()
+    operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    strips = labels.merged([aligned(get(t), dims) for t in operands if t.dim() <= dims])
+    if name in _ALONG:
+        along = labels.along(strips)
+        dim = int(args[1]) % dims
+        if dim in along:
+            labels.fix(along[dim], f"{name.strip('_')} runs over them")
+        strips = labels.strips(along, dims)
+    return [strips if output.dim() == dims else () for output in outputs]
+
+
+def _joined(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """`cat` and `stack`: along the dimension the labels follow each other, elsewhere they meet."""
+    output = outputs[0]
+    parts = [part for part in args[0] if part.numel()]
+    dim = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % output.dim()
+    strips = [get(part) for part in parts]
+    if func.overloadpacket.__name__ == "stack":
+        strips = [tuple(strip.unsqueeze(dim) for strip in one) for one in strips]
+        return [labels.merged(strips)]
+    across = labels.merged([tuple(s for s in one if s.shape[dim] == 1) for one in strips])
+    whole = [[s for s in one if s.shape[dim] > 1] for one in strips]
+    kinds = {varies(s) for one in whole for s in one}
+    if len(kinds) == 1 and len(next(iter(kinds))) > 1 and all(len(one) == 1 for one in whole):
+        return [labels.tidy([*across, torch.cat([one[0] for one in whole], dim)])]
+    pieces = []
+    for part, one in zip(parts, strips, strict=True):
+        ids = labels.along(tuple(s for s in one if s.shape[dim] > 1), (dim,)).get(dim)
+        if ids is None:
+            ids = labels.fresh(part.shape[dim])
+            labels.fix(ids, "they are joined with what is not cut")
+        pieces.append(torch.from_numpy(ids))
+    return [labels.tidy([*across, spread(torch.cat(pieces).numpy(), dim, output.dim())])]
+
+
+def _padded(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """Constants before and after: how many there are is fixed."""
+    dims, pad = args[0].dim(), list(args[1])
+    found = {}
+    for dim, ids in labels.along(get(args[0])).items():
+        at = 2 * (dims - 1 - dim)
+        before, after = (pad[at], pad[at + 1]) if at < len(pad) else (0, 0)
+        sides = [labels.fresh(max(0, before)), labels.fresh(max(0, after))]
+        for side in sides:
+            labels.fix(side, "the network's code pads with so many constants")
+        middle = ids[max(0, -before) : len(ids) - max(0, -after)]
+        found[dim] = torch.cat([torch.from_numpy(x) for x in (sides[0], middle, sides[1])]).numpy()
+    return [labels.strips(found, dims)]
+
+
+def _product(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """mm, bmm, mv, dot and their kinds with an addend: what is summed over is joined."""
+    name = func.overloadpacket.__name__.removesuffix("_")
+    added = name.startswith(("addm", "badd", "addbmm"))
+    left, right = args[1:3] if added else args[:2]
+    a, b = labels.along(get(left)), labels.along(get(right))
+    batch = left.dim() - 2 if left.dim() == 3 else 0
+    labels.meet(a.get(left.dim() - 1), b.get(max(0, right.dim() - 2)))
+    found: dict[int, Ids | None] = {dim: labels.meet(a.get(dim), b.get(dim)) for dim in range(batch)}
+    if left.dim() > 1:
+        found[batch] = a.get(batch)
+    if right.dim() > 1:
+        found[batch + 1] = b.get(batch + 1)
+    dims = outputs[0].dim()
+    strips = labels.strips({dim: ids for dim, ids in found.items() if ids is not None and dim < dims}, dims)
+    if added:
+        strips = labels.merged([strips, aligned(get(args[0]), dims)])
+    return [strips]
+
+
+def _convolution(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    x, weight, bias = args[:3]
+    transposed, groups = bool(args[6]), int(args[8])
+    dims = x.dim()
+    a, w = labels.along(get(x), (1,)), labels.along(get(weight))
+    for dim in range(2, dims):
+        for ids in (a.get(dim), w.get(dim)):
+            if ids is not None:
+                labels.fix(ids, "a convolution runs over them")
+    ins, outs = (w.get(0), w.get(1)) if transposed else (w.get(1), w.get(0))
+    if groups == 1:
+        labels.meet(a.get(1), ins)
+    else:
+        outs = _by_groups(labels, a.get(1), w, groups, outputs[0].shape[1], transposed)
+    if bias is not None:
+        labels.meet(outs, labels.along(get(bias)).get(0))
+    found = {dim: ids for dim, ids in ((0, a.get(0)), (1, outs)) if ids is not None}
+    return [labels.strips(found, dims)]
+
+
+def _by_groups(
+    labels: Labels, x: Ids | None, w: dict[int, Ids], groups: int, outs: int, transposed: bool
+) -> Ids | None:
+    """Grouped convolutions are cut by whole groups."""
+    if 1 in w:
+        labels.fix(w[1], "each group of a grouped convolution keeps its width")
+    first = w.get(0)
+    if first is None:
+        return None
+    blocks = first.reshape(groups, -1)
+    labels.join(blocks, blocks[:, :1].repeat(blocks.shape[1], 1))
+    if x is not None:
+        fed = x.reshape(groups, -1)
+        labels.join(fed, blocks[:, :1].repeat(fed.shape[1], 1))
+    return blocks[:, :1].repeat(outs // groups, 1).ravel() if transposed else first
+
+
+def _normalized(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """Layer norm and its kinds: what is normalised together cannot be thinned out."""
+    x, over = args[0], len(args[1])
+    along = labels.along(get(x))
+    for dim in range(x.dim() - over, x.dim()):
+        if dim in along:
+            labels.fix(along[dim], "a norm runs over them, and without some of them its result is another")
+    affine = [aligned(get(t), x.dim()) for t in args[2:4] if isinstance(t, Tensor)]
+    strips = labels.merged([labels.strips(along, x.dim()), *affine])
+    return [strips if output.dim() == x.dim() and i == 0 else () for i, output in enumerate(outputs)]
+
+
+def _by_channel(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """Batch norm, and group norm, which is cut by whole groups."""
+    x = args[0]
+    along = labels.along(get(x), (1,))
+    if func.overloadpacket.__name__ == "native_group_norm" and 1 in along:
+        blocks = along[1].reshape(int(args[6]), -1)
+        labels.join(blocks, blocks[:, :1].repeat(blocks.shape[1], 1))
+    for tensor in args[1:5]:
+        if isinstance(tensor, Tensor):
+            along_1 = labels.meet(along.get(1), labels.along(get(tensor)).get(0))
+            if along_1 is not None:
+                along[1] = along_1
+    return [labels.strips(along, x.dim()), *([()] * (len(outputs) - 1))]
+
+
+def _probed(
+    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
+) -> list[Strips]:
+    """Ask the operation itself: disturb some indices of an input, see which indices of the result change."""
+    found: list[list[Strips]] = [[] for _ in outputs]
+    if func._schema.is_mutable:
+        return [() for _ in outputs]
+    for tensor in tree_leaves((args, kwargs)):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not get(tensor):
+            continue
+
+        def run(other: Tensor, tensor: Tensor = tensor) -> list[Tensor]:
+            swapped = tree_map(lambda leaf: other if leaf is tensor else leaf, (tuple(args), kwargs))
+            return [leaf for leaf in tree_leaves(func(*swapped[0], **swapped[1])) if isinstance(leaf, Tensor)]
+
+        for dim, ids in labels.along(get(tensor)).items():
+            for place, (output, source) in enumerate(zip(outputs, _sources(run, tensor, dim), strict=True)):
+                if source is not None:
+                    at, index = source
+                    found[place].append(labels.strips({at: ids[index.numpy()]}, output.dim()))
+    return [labels.merged(strips) for strips in found]
+
+
+def _sources(run: Callable[[Tensor], list[Tensor]], tensor: Tensor, dim: int) -> list[tuple[int, Tensor] | None]:
+    """For each output the dimension whose every index depends on one index of the input's `dim`, and on which."""
+    size = tensor.shape[dim]
+    generator = torch.Generator(tensor.device).manual_seed(0)
+    other = 3 * torch.randn(tensor.shape, generator=generator, device=tensor.device, dtype=tensor.dtype) + 1
+    bits = (torch.arange(size)[:, None] >> torch.arange(max(1, (size - 1).bit_length()))) & 1
+    shape = [-1 if at == dim else 1 for at in range(tensor.dim())]
+    plain = run(tensor)
+    changed: list[list[tuple[Tensor, Tensor]]] = []
+    for bit in bits.T:
+        pair = []
+        for side in (1, 0):
+            where = (bit == side).view(shape).to(tensor.device)
+            pair.append([a != b for a, b in zip(run(torch.where(where, tensor + other, tensor)), plain, strict=True)])
+        changed.append(list(zip(*pair, strict=True)))
+    return [_decode([step[place] for step in changed], size) for place in range(len(plain))]
+
+
+def _decode(steps: Sequence[tuple[Tensor, Tensor]], size: int) -> tuple[int, Tensor] | None:
+    for dim in range(steps[0][0].dim()):
+        if steps[0][0].shape[dim] < 2:
+            continue
+        on, off = (torch.stack([_any_but(pair[side], dim) for pair in steps], -1) for side in (0, 1))
+        index = (on.long() << torch.arange(len(steps), device=on.device)).sum(-1)
+        if bool((on ^ off).all()) and int(index.max()) < size:
+            return dim, index.cpu()
+    return None
+
+
+def _any_but(changed: Tensor, dim: int) -> Tensor:
+    return changed.movedim(dim, 0).reshape(changed.shape[dim], -1).any(-1)
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_MOVES, _moved),
+    **dict.fromkeys(("cat", "stack"), _joined),
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), _product),
+    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _normalized),
+    **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"), _by_channel),
+    **dict.fromkeys(("native_group_norm",), _by_channel),
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),
+    "constant_pad_nd": _padded,
+}
