@@ -15,12 +15,14 @@ from limbeck.core.coupling import CUTS, Count, Coupling, Group, Whole, propose, 
 from limbeck.core.surgery import run
 from limbeck.core.tracing import tensors_in
 
-__all__ = ["TOLERANCE", "couple", "difference"]
+__all__ = ["TOLERANCE", "Choice", "confirmed", "couple", "difference"]
 
 Call = Callable[[nn.Module], Any]
 TOLERANCE = 1e-5
 """Greatest difference between pruned and masked, in units of the largest answer (or of 1, where that is smaller)."""
 _TRIES = 24
+Choice = Mapping[str, Collection[int]]
+"""For a group's name, the positions of units."""
 
 
 def couple(model: nn.Module, call: Call, entering: Iterable[Tensor]) -> Coupling:
@@ -40,7 +42,7 @@ def couple(model: nn.Module, call: Call, entering: Iterable[Tensor]) -> Coupling
     return coupling if proof.fault(coupling) is None else _one_by_one(proof, coupling)
 
 
-def difference(model: nn.Module, call: Call, coupling: Coupling, removed: Mapping[str, Collection[int]]) -> float:
+def difference(model: nn.Module, call: Call, coupling: Coupling, removed: Choice) -> float:
     """The greatest difference between the answers of the pruned and of the masked model, relative as `TOLERANCE`.
 
     Raises:
@@ -61,6 +63,39 @@ def difference(model: nn.Module, call: Call, coupling: Coupling, removed: Mappin
     return worst if worst == worst else float("inf")  # noqa: PLR0124 - NaN is no proof
 
 
+def confirmed(
+    model: nn.Module, call: Call, coupling: Coupling, removed: Choice
+) -> tuple[dict[str, list[int]], list[Whole]]:
+    """Those of the chosen units for which pruned equals masked with the model's own weights, and what is left instead.
+
+    That their group was proved with other units and moved weights makes it all but certain; this makes it sure.
+    """
+    wanted = {name: sorted(units) for name, units in removed.items() if units}
+    if _unequal(model, call, coupling, wanted) is None:
+        return wanted, []
+    kept: dict[str, list[int]] = {}
+    left = []
+    for name, units in wanted.items():
+        why = _unequal(model, call, coupling, {**kept, name: units})
+        if why is None:
+            kept[name] = units
+        else:
+            left.append(Whole(name, why))
+    return kept, left
+
+
+def _unequal(model: nn.Module, call: Call, coupling: Coupling, removed: Choice) -> str | None:
+    """Why these units cannot be cut; None where they can."""
+    try:
+        worst = difference(model, call, coupling, removed)
+    except Exception as error:  # whatever it is, it says that the code relies on their number
+        said = next(iter(str(error).splitlines()), "")[:120]
+        return f"the network's code fixes how many there are ({type(error).__name__}: {said})"
+    if worst > TOLERANCE:
+        return f"to remove them is not the same as to silence them (the answers differ by {worst:.1g})"
+    return None
+
+
 class _Proof:
     """Tries groups together, and those that fail together apart."""
 
@@ -72,15 +107,7 @@ class _Proof:
 
     def fault(self, coupling: Coupling) -> str | None:
         """Why these groups cannot be cut; None where they can."""
-        removed = {group.name: _some(group) for group in coupling.groups}
-        try:
-            worst = difference(self.model, self.call, coupling, removed)
-        except Exception as error:  # whatever it is, it says that the code relies on their number
-            said = next(iter(str(error).splitlines()), "")[:120]
-            return f"the network's code fixes how many there are ({type(error).__name__}: {said})"
-        if worst > TOLERANCE:
-            return f"to remove them is not the same as to silence them (the answers differ by {worst:.1g})"
-        return None
+        return _unequal(self.model, self.call, coupling, {group.name: _some(group) for group in coupling.groups})
 
     def settle(self, groups: Sequence[Group], counts: Sequence[Count]) -> None:
         """Accept all of these groups that hold, by halving."""
