@@ -246,7 +246,10 @@ NETS = {
     "own attention": (lambda: Transformer((OwnAttention(), 12)), TIMES),
     "grouped-query attention": (lambda: Transformer((Grouped(dim=12), 12)), TIMES),
     "multihead attention": (lambda: Transformer((SelfAttention(), 12)), TIMES),
-    "multihead attention, three projections": (lambda: Transformer((SelfAttention(kdim=12, vdim=12, bias=False), 12)), TIMES),
+    "multihead attention, three projections": (
+        lambda: Transformer((SelfAttention(kdim=12, vdim=12, bias=False), 12)),
+        TIMES,
+    ),
     "encoder layer": (
         lambda: nn.Sequential(nn.TransformerEncoderLayer(12, 3, 10, batch_first=True), nn.Flatten(), nn.Linear(60, 3)),
         TIMES,

@@ -22,7 +22,23 @@ from limbeck.core.taps import Inputs, Outputs, Reader
 from limbeck.core.types import Named
 from limbeck.evaluation.macs import Example, count_macs
 
-__all__ = ["EDITS", "Change", "Evidence", "Left", "Op", "Plan", "Size", "apply", "edit", "hollow", "plan", "predict", "read_plan", "replay"]
+__all__ = [
+    "EDITS",
+    "Change",
+    "Evidence",
+    "Left",
+    "Op",
+    "Plan",
+    "Size",
+    "apply",
+    "edit",
+    "edited",
+    "hollow",
+    "plan",
+    "predict",
+    "read_plan",
+    "replay",
+]
 
 EDITS: dict[str, Edit] = {}
 """Every edit by its name; a file of operations adds its own with `@edit(name)`."""
@@ -145,9 +161,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ModelError: the plan does not fit the model.
     """
-    changed = copy.deepcopy(model)
-    _edit(changed, plan.changes)
-    return changed
+    return edited(model, plan.changes)
 
 
 def replay(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
@@ -171,10 +185,17 @@ def read_plan(plain: Any) -> Plan:
     return build(Plan, plain, "plan")  # type: ignore[no-any-return]
 
 
-def _edit(model: nn.Module, changes: Iterable[Change]) -> None:
+def edited(model: nn.Module, changes: Iterable[Change]) -> nn.Module:
+    """A copy of `model` with the changes made in their order.
+
+    Raises:
+        ModelError: one does not fit the model.
+    """
+    changed = copy.deepcopy(model)
     with torch.no_grad():
         for change in changes:
-            run(EDITS, change.edit, model, change.at, change.detail)
+            run(EDITS, change.edit, changed, change.at, change.detail)
+    return changed
 
 
 def _check(op: Op, evidence: Evidence) -> None:
@@ -194,8 +215,7 @@ def _parameters(model: nn.Module) -> int:
 
 def predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
     """The size after the changes, from a copy without values."""
-    shape = hollow(model)
-    _edit(shape, changes)
+    shape = edited(hollow(model), changes)
     example = evidence.example(model)
     return Size(parameters=_parameters(shape), macs=count_macs(shape, _meta(example)))
 

@@ -15,13 +15,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.compress.base import Evidence
+from limbeck.compress.readers import hear, readers_of
 from limbeck.core.coupling import Group, Place
+from limbeck.core.kernels import plain_kernels
 from limbeck.core.seeds import derive
 from limbeck.core.surgery import find, tensor_at
 
 __all__ = [
-    "CRITERIA", "Criterion", "NEEDS", "Scores", "activation", "fisher", "geometric_median", "l1", "l2", "lamp",
-    "norm_scale", "rows_of", "taylor", "uniform",
+    "CRITERIA",
+    "NEEDS",
+    "Criterion",
+    "Scores",
+    "activation",
+    "fisher",
+    "geometric_median",
+    "l1",
+    "l2",
+    "lamp",
+    "norm_scale",
+    "rows_of",
+    "taylor",
+    "uniform",
 ]  # fmt: skip
 
 Criterion = Literal["l1", "l2", "norm_scale", "taylor", "fisher", "activation", "geometric_median", "lamp", "random"]
@@ -30,7 +44,7 @@ Scores = dict[str, Tensor]
 
 
 def l1(rows: Tensor) -> Tensor:
-    """sum |w| (Li et al. 2017, "Pruning filters for efficient ConvNets", section 3.1). Rows [U, K] to scores [U]."""
+    """Sum |w| (Li et al. 2017, "Pruning filters for efficient ConvNets", section 3.1). Rows [U, K] to scores [U]."""
     return rows.abs().sum(1)
 
 
@@ -78,7 +92,7 @@ def fisher(rows: Tensor, gradient: Tensor) -> Tensor:
 
 
 def rows_of(group: Group, place: Place, tensor: Tensor) -> Tensor:
-    """The slices of a tensor that belong to each unit, flat [U, K]; a unit with fewer indices is filled up with zeros."""
+    """What of a tensor belongs to each unit, flat [U, K]; a unit with fewer indices is filled up with zeros."""
     index = group.index[place]
     longest = max(map(len, index))
     rows = []
@@ -138,7 +152,7 @@ def _gradients(model: nn.Module, evidence: Evidence) -> Iterator[dict[int, Tenso
         for parameter in frozen:
             parameter.requires_grad_(True)
         for batch in evidence.batches() if evidence.batches else ():
-            with torch.enable_grad():
+            with torch.enable_grad(), plain_kernels():  # cuDNN has no backward of recurrent layers in evaluation mode
                 loss = _loss(reader(batch)["logits"], batch["y"])
                 found = torch.autograd.grad(loss, parameters, allow_unused=True)
             yield {id(p): g for p, g in zip(parameters, found, strict=True) if g is not None}
@@ -173,48 +187,25 @@ def norm_scale(model: nn.Module, groups: Sequence[Group], _evidence: Evidence) -
 
 def activation(model: nn.Module, groups: Sequence[Group], evidence: Evidence) -> Scores:
     """Mean |activation| where a linear layer or convolution reads the unit; judges only units that one reads."""
-    readers = {(group.name, place): _reading(model, place) for group in groups for place in group.index}
-    layers = {place.tensor: layer for (_, place), layer in readers.items() if layer is not None}
+    readers = {group.name: readers_of(model, group) for group in groups}
     sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = dict.fromkeys(layers, 0)
+    counts: dict[str, int] = {}
 
-    def listen(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hear(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            dim = -1 if isinstance(module, nn.Linear) else 1
-            rows = args[0].detach().float().abs().movedim(dim, 0).flatten(1)
-            sums[name] = sums.get(name, 0) + rows.sum(1)
-            counts[name] += rows.shape[1]
+    def take(name: str, heard: Tensor) -> None:
+        sums[name] = sums.get(name, 0) + heard.abs().sum(1)
+        counts[name] = counts.get(name, 0) + heard.shape[1]
 
-        return hear
-
-    handles = [layer.register_forward_pre_hook(listen(name)) for name, layer in layers.items()]
-    reader = evidence.reader(model)
-    try:
-        for batch in evidence.batches() if evidence.batches else ():
-            reader(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        reader.close()
+    hear(model, evidence, {p.tensor: layer for found in readers.values() for p, layer in found.items()}, take)
     scores: Scores = {}
     for group in groups:
         found = []
-        for place, units in group.index.items():
-            if readers[group.name, place] is not None and counts[place.tensor]:
+        for place in readers[group.name]:
+            if place.tensor in sums:
                 mean = sums[place.tensor] / counts[place.tensor]
-                found.append(torch.stack([mean[list(unit)].mean() for unit in units]))
+                found.append(torch.stack([mean[list(unit)].mean() for unit in group.index[place]]))
         if found:
             scores[group.name] = torch.stack(found).mean(0)
     return scores
-
-
-def _reading(model: nn.Module, place: Place) -> nn.Module | None:
-    """The layer that reads units at a place of its weight, where its input is the units themselves."""
-    layer = find(model, place.tensor.rpartition(".")[0])
-    if isinstance(layer, nn.Linear) and place.dim == 1:
-        return layer
-    plain = isinstance(layer, nn.modules.conv._ConvNd) and layer.groups == 1
-    return layer if plain and place.dim == (0 if layer.transposed else 1) and place.tensor.endswith("weight") else None
 
 
 def uniform(_model: nn.Module, groups: Sequence[Group], evidence: Evidence) -> Scores:

@@ -14,7 +14,7 @@ from limbeck.compress.base import Change, Evidence, Left, Size, hollow, predict
 from limbeck.compress.criteria import CRITERIA, NEEDS, Criterion, Scores
 from limbeck.compress.units import as_left, caller, changes_for, coupled, selected
 from limbeck.core.check import one_of, positive, whole
-from limbeck.core.coupling import Coupling, Group
+from limbeck.core.coupling import Coupling
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.proof import confirmed
 from limbeck.core.setting import setting
@@ -132,7 +132,7 @@ class Prune:
         if share(low) <= target:
             return low
         if (least := share(high)) > target:
-            wrong = f"the smallest network that these units leave is {least:.3f} of the original, and {target} is wanted"
+            wrong = f"without these units {least:.3f} of the original is left, and {target} is wanted"
             mend = "ask for more, include more layers, or let another operation go first"
             raise ConfigError(problem("prune", wrong, mend))
         for _ in range(_HALVINGS):

@@ -13,7 +13,7 @@ from limbeck.core.coupling import CUTS, Coupling, Group, Whole
 from limbeck.core.errors import ConfigError, nearest, problem
 from limbeck.core.proof import Choice, couple
 
-__all__ = ["caller", "changes_for", "coupled", "as_left", "selected"]
+__all__ = ["as_left", "caller", "changes_for", "coupled", "selected"]
 
 _SAMPLES = 4
 

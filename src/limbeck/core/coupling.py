@@ -158,7 +158,9 @@ def propose(model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterab
     seen = trace(model, call, entering)
     _bind_recurrent(model, seen)
     groups = _groups(model, seen)
-    left = [Whole(group.name, "it has one unit, or its units hang together") for group in groups if len(group.units) < 2]
+    left = [
+        Whole(group.name, "it has one unit, or its units hang together") for group in groups if len(group.units) < 2
+    ]
     groups = [group for group in groups if len(group.units) > 1]
     return Coupling(tuple(groups), (*_fixed(model, seen), *left), tuple(_counts(model, seen, groups)))
 
@@ -167,8 +169,8 @@ def _groups(model: nn.Module, seen: Trace) -> list[Group]:
     classes: dict[int, dict[Place, list[int]]] = {}
     for name in (name for name in named_tensors(model) if name in seen.places):
         for dim, ids in seen.places[name].items():
-            for index, unit in enumerate(seen.labels.roots(ids)):
-                classes.setdefault(int(unit), {}).setdefault(Place(name, dim), []).append(index)
+            for at, unit in enumerate(seen.labels.roots(ids)):
+                classes.setdefault(int(unit), {}).setdefault(Place(name, dim), []).append(at)
     own = dict(model.named_parameters())
     alike: dict[frozenset[Place], list[int]] = {}
     for unit, places in classes.items():

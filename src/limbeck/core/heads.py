@@ -35,7 +35,7 @@ class NarrowAttention(nn.MultiheadAttention):
         self.out_proj = old.out_proj
         self._qkv_same_embed_dim = False  # encoder layers ask this before they take a shortcut past `forward`
 
-    def forward(  # type: ignore[override]
+    def forward(  # noqa: PLR0917 - the call of its base
         self,
         query: Tensor,
         key: Tensor,
@@ -44,7 +44,7 @@ class NarrowAttention(nn.MultiheadAttention):
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
-        is_causal: bool = False,
+        is_causal: bool = False,  # noqa: ARG002 - a hint beside the mask, which is asked for too
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`; a causal mask must be given as a mask."""
         single = query.dim() == 2
@@ -55,7 +55,7 @@ class NarrowAttention(nn.MultiheadAttention):
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = (self._split(x, which) for which, x in enumerate((query, key, value)))
         weights = (q @ k.transpose(-2, -1)) * self.head_dim**-0.5
-        mask = self._mask(q, k, key_padding_mask, attn_mask)
+        mask = self._mask(q, key_padding_mask, attn_mask)
         weights = F.dropout((weights if mask is None else weights + mask).softmax(-1), self.dropout, self.training)
         output: Tensor = self.out_proj((weights @ v).transpose(1, 2).flatten(2))
         output = output if self.batch_first else output.transpose(0, 1)
@@ -72,9 +72,9 @@ class NarrowAttention(nn.MultiheadAttention):
             weight = self.in_proj_weight.chunk(3)[which]
         else:
             weight = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)[which]
-        return F.linear(x, weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return F.linear(x, weight, bias).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
-    def _mask(self, q: Tensor, k: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    def _mask(self, q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
         """What is added to the scores: [B, heads, T, S] or what broadcasts to it."""
         total: Tensor | None = None
         if mask is not None:

@@ -187,5 +187,5 @@ def _disturbed(model: nn.Module) -> nn.Module:
         for parameter in private.parameters():
             if parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter += (0.1 * parameter.float().square().mean().sqrt() + 0.02).to(parameter) * noise
+                parameter.add_((0.1 * parameter.float().square().mean().sqrt() + 0.02).to(parameter) * noise)
     return private

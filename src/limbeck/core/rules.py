@@ -9,7 +9,8 @@ proposed, and `coupling` proves it on real samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +19,40 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from limbeck.core.labels import Ids, Labels, Strips, aligned, compress, spread, varies
 
-__all__ = ["moves_in_place", "strips_after"]
+__all__ = ["Operation", "moves_in_place", "strips_after"]
 
-Get = Callable[[Any], Strips]
-Rule = Callable[[Labels, Any, Sequence[Any], dict[str, Any], Sequence[Tensor], Get], list[Strips]]
+
+@dataclass(frozen=True)
+class Operation:
+    """An aten operation that was called.
+
+    Attributes:
+        labels: which the rules join and fix.
+        func: the operation.
+        args: its arguments.
+        kwargs: its named arguments.
+        outputs: the tensors that it returned.
+        strips: by the identity of an argument, its strips.
+    """
+
+    labels: Labels
+    func: Any
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    outputs: Sequence[Tensor]
+    strips: Mapping[int, Strips]
+
+    @property
+    def name(self) -> str:
+        """What it is called, without its overload."""
+        return str(self.func.overloadpacket.__name__)
+
+    def get(self, argument: Any) -> Strips:
+        """The strips of an argument."""
+        return self.strips.get(id(argument), ())
+
+
+Rule = Callable[[Operation], list[Strips]]
 
 _MOVES = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "expand", "slice", "select",
@@ -39,26 +70,13 @@ _ELEMENTWISE = {
 _ALONG = {"_softmax", "_safe_softmax", "_log_softmax", "cumsum"}
 
 
-def strips_after(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
-    """The strips of each output of an aten operation.
-
-    Args:
-        labels: which the rules join and fix.
-        func: the operation.
-        args: its arguments.
-        kwargs: its named arguments.
-        outputs: the tensors that it returned.
-        get: the strips of an argument.
-    """
-    name = func.overloadpacket.__name__
-    rule = _RULES.get(name) or _RULES.get(name.removesuffix("_"))
-    if rule is None and (torch.Tag.pointwise in func.tags or name.removesuffix("_") in _ELEMENTWISE):
-        rule = _elementwise
+def strips_after(op: Operation) -> list[Strips]:
+    """The strips of each output of an operation."""
+    base = op.name.removesuffix("_")
+    rule = _RULES.get(op.name) or _RULES.get(base)
     if rule is None:
-        rule = _probed
-    return rule(labels, func, args, kwargs, outputs, get)
+        rule = _elementwise if torch.Tag.pointwise in op.func.tags or base in _ELEMENTWISE else _probed
+    return rule(op)
 
 
 def moves_in_place(func: Any) -> bool:
@@ -67,209 +85,191 @@ def moves_in_place(func: Any) -> bool:
     return bool(name.endswith("_") and name.removesuffix("_") in _MOVES)
 
 
-def _moved(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
+def _moved(op: Operation) -> list[Strips]:
     """The operation is run on the labels, and they land where their elements land."""
-    name = func.overloadpacket.__name__
-    source: Tensor = args[0]
-    func = torch.ops.aten.view.default if name == "_reshape_alias" else func
-    rest = args[1:2] if name == "_reshape_alias" else args[1:]
-    found: list[list[Tensor]] = [[] for _ in outputs]
-    for strip in get(source):
-        _fix_indexed(labels, name, args, strip)
-        moved = func(strip.expand(source.shape).contiguous(), *rest, **kwargs)
+    source: Tensor = op.args[0]
+    func, rest = op.func, op.args[1:]
+    if op.name == "_reshape_alias":
+        func, rest = torch.ops.aten.view.default, op.args[1:2]
+    rest = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, tuple(rest))  # as the labels are
+    found: list[list[Tensor]] = [[] for _ in op.outputs]
+    for strip in op.get(source):
+        _fix_indexed(op, strip)
+        moved = func(strip.expand(source.shape).contiguous(), *rest, **op.kwargs)
         landed = [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
         for strips, dense in zip(found, landed, strict=True):
             strips.append(compress(dense))
-    return [labels.tidy(strips) for strips in found]
+    return [op.labels.tidy(strips) for strips in found]
 
 
-def _fix_indexed(labels: Labels, name: str, args: Sequence[Any], strip: Tensor) -> None:
+def _fix_indexed(op: Operation, strip: Tensor) -> None:
     """What is picked by a number that the code or the data holds must keep its place."""
     dims: set[int] = set()
-    if name == "embedding":
+    if op.name == "embedding":
         dims = {0}
-    elif name in ("index_select", "select"):
-        dims = {args[1] % args[0].dim()}
-    elif name == "index":
-        dims = {dim for dim, index in enumerate(args[1]) if index is not None}
+    elif op.name in ("index_select", "select"):
+        dims = {op.args[1] % op.args[0].dim()}
+    elif op.name == "index":
+        dims = {dim for dim, index in enumerate(op.args[1]) if index is not None}
     if dims and set(varies(strip)) <= dims:
-        labels.fix(strip.numpy(), "they are looked up by their number")
+        op.labels.fix(strip.numpy(), "they are looked up by their number")
 
 
-def _elementwise(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
-    name = func.overloadpacket.__name__.removesuffix("_")
-    dims = outputs[0].dim()
-    operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    strips = labels.merged([aligned(get(t), dims) for t in operands if t.dim() <= dims])
+def _elementwise(op: Operation) -> list[Strips]:
+    name = op.name.removesuffix("_")
+    dims = op.outputs[0].dim()
+    operands = [leaf for leaf in tree_leaves((op.args, op.kwargs)) if isinstance(leaf, Tensor)]
+    strips = op.labels.merged([aligned(op.get(t), dims) for t in operands if t.dim() <= dims])
     if name in _ALONG:
-        along = labels.along(strips)
-        dim = int(args[1]) % dims
+        along = op.labels.along(strips)
+        dim = int(op.args[1]) % dims
         if dim in along:
-            labels.fix(along[dim], f"{name.strip('_')} runs over them")
-        strips = labels.strips(along, dims)
-    return [strips if output.dim() == dims else () for output in outputs]
+            op.labels.fix(along[dim], f"{name.strip('_')} runs over them")
+        strips = op.labels.strips(along, dims)
+    return [strips if output.dim() == dims else () for output in op.outputs]
 
 
-def _joined(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
+def _joined(op: Operation) -> list[Strips]:
     """`cat` and `stack`: along the dimension the labels follow each other, elsewhere they meet."""
-    output = outputs[0]
-    parts = [part for part in args[0] if part.numel()]
-    dim = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % output.dim()
-    strips = [get(part) for part in parts]
-    if func.overloadpacket.__name__ == "stack":
+    output = op.outputs[0]
+    parts = [part for part in op.args[0] if part.numel()]
+    dim = int(op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)) % output.dim()
+    strips = [op.get(part) for part in parts]
+    if op.name == "stack":
         strips = [tuple(strip.unsqueeze(dim) for strip in one) for one in strips]
-        return [labels.merged(strips)]
-    across = labels.merged([tuple(s for s in one if s.shape[dim] == 1) for one in strips])
+        return [op.labels.merged(strips)]
+    across = op.labels.merged([tuple(s for s in one if s.shape[dim] == 1) for one in strips])
     whole = [[s for s in one if s.shape[dim] > 1] for one in strips]
     kinds = {varies(s) for one in whole for s in one}
     if len(kinds) == 1 and len(next(iter(kinds))) > 1 and all(len(one) == 1 for one in whole):
-        return [labels.tidy([*across, torch.cat([one[0] for one in whole], dim)])]
+        return [op.labels.tidy([*across, torch.cat([one[0] for one in whole], dim)])]
     pieces = []
     for part, one in zip(parts, strips, strict=True):
-        ids = labels.along(tuple(s for s in one if s.shape[dim] > 1), (dim,)).get(dim)
+        ids = op.labels.along(tuple(s for s in one if s.shape[dim] > 1), (dim,)).get(dim)
         if ids is None:
-            ids = labels.fresh(part.shape[dim])
-            labels.fix(ids, "they are joined with what is not cut")
+            ids = op.labels.fresh(part.shape[dim])
+            op.labels.fix(ids, "they are joined with what is not cut")
         pieces.append(torch.from_numpy(ids))
-    return [labels.tidy([*across, spread(torch.cat(pieces).numpy(), dim, output.dim())])]
+    return [op.labels.tidy([*across, spread(torch.cat(pieces).numpy(), dim, output.dim())])]
 
 
-def _padded(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
+def _padded(op: Operation) -> list[Strips]:
     """Constants before and after: how many there are is fixed."""
-    dims, pad = args[0].dim(), list(args[1])
+    dims, pad = op.args[0].dim(), list(op.args[1])
     found = {}
-    for dim, ids in labels.along(get(args[0])).items():
+    for dim, ids in op.labels.along(op.get(op.args[0])).items():
         at = 2 * (dims - 1 - dim)
         before, after = (pad[at], pad[at + 1]) if at < len(pad) else (0, 0)
-        sides = [labels.fresh(max(0, before)), labels.fresh(max(0, after))]
+        sides = [op.labels.fresh(max(0, before)), op.labels.fresh(max(0, after))]
         for side in sides:
-            labels.fix(side, "the network's code pads with so many constants")
+            op.labels.fix(side, "the network's code pads with so many constants")
         middle = ids[max(0, -before) : len(ids) - max(0, -after)]
         found[dim] = torch.cat([torch.from_numpy(x) for x in (sides[0], middle, sides[1])]).numpy()
-    return [labels.strips(found, dims)]
+    return [op.labels.strips(found, dims)]
 
 
-def _product(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
+def _product(op: Operation) -> list[Strips]:
     """mm, bmm, mv, dot and their kinds with an addend: what is summed over is joined."""
-    name = func.overloadpacket.__name__.removesuffix("_")
+    name = op.name.removesuffix("_")
     added = name.startswith(("addm", "badd", "addbmm"))
-    left, right = args[1:3] if added else args[:2]
-    a, b = labels.along(get(left)), labels.along(get(right))
+    left, right = op.args[1:3] if added else op.args[:2]
+    a, b = op.labels.along(op.get(left)), op.labels.along(op.get(right))
     batch = left.dim() - 2 if left.dim() == 3 else 0
-    labels.meet(a.get(left.dim() - 1), b.get(max(0, right.dim() - 2)))
-    found: dict[int, Ids | None] = {dim: labels.meet(a.get(dim), b.get(dim)) for dim in range(batch)}
+    op.labels.meet(a.get(left.dim() - 1), b.get(max(0, right.dim() - 2)))
+    found: dict[int, Ids | None] = {dim: op.labels.meet(a.get(dim), b.get(dim)) for dim in range(batch)}
     if left.dim() > 1:
         found[batch] = a.get(batch)
     if right.dim() > 1:
         found[batch + 1] = b.get(batch + 1)
-    dims = outputs[0].dim()
-    strips = labels.strips({dim: ids for dim, ids in found.items() if ids is not None and dim < dims}, dims)
+    dims = op.outputs[0].dim()
+    strips = op.labels.strips({dim: ids for dim, ids in found.items() if ids is not None and dim < dims}, dims)
     if added:
-        strips = labels.merged([strips, aligned(get(args[0]), dims)])
+        strips = op.labels.merged([strips, aligned(op.get(op.args[0]), dims)])
     return [strips]
 
 
-def _convolution(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
-    x, weight, bias = args[:3]
-    transposed, groups = bool(args[6]), int(args[8])
+def _convolution(op: Operation) -> list[Strips]:
+    x, weight, bias = op.args[:3]
+    transposed, groups = bool(op.args[6]), int(op.args[8])
     dims = x.dim()
-    a, w = labels.along(get(x), (1,)), labels.along(get(weight))
+    a, w = op.labels.along(op.get(x), (1,)), op.labels.along(op.get(weight))
     for dim in range(2, dims):
         for ids in (a.get(dim), w.get(dim)):
             if ids is not None:
-                labels.fix(ids, "a convolution runs over them")
+                op.labels.fix(ids, "a convolution runs over them")
     ins, outs = (w.get(0), w.get(1)) if transposed else (w.get(1), w.get(0))
     if groups == 1:
-        labels.meet(a.get(1), ins)
+        op.labels.meet(a.get(1), ins)
     else:
-        outs = _by_groups(labels, a.get(1), w, groups, outputs[0].shape[1], transposed)
+        each = _by_groups(op.labels, a.get(1), w, groups)
+        outs = None if each is None else each.repeat(op.outputs[0].shape[1] // groups)
     if bias is not None:
-        labels.meet(outs, labels.along(get(bias)).get(0))
+        op.labels.meet(outs, op.labels.along(op.get(bias)).get(0))
     found = {dim: ids for dim, ids in ((0, a.get(0)), (1, outs)) if ids is not None}
-    return [labels.strips(found, dims)]
+    return [op.labels.strips(found, dims)]
 
 
-def _by_groups(
-    labels: Labels, x: Ids | None, w: dict[int, Ids], groups: int, outs: int, transposed: bool
-) -> Ids | None:
-    """Grouped convolutions are cut by whole groups."""
+def _by_groups(labels: Labels, x: Ids | None, w: dict[int, Ids], groups: int) -> Ids | None:
+    """Grouped convolutions are cut by whole groups: one label for each, or None."""
     if 1 in w:
         labels.fix(w[1], "each group of a grouped convolution keeps its width")
-    first = w.get(0)
-    if first is None:
+    if 0 not in w:
         return None
-    blocks = first.reshape(groups, -1)
-    labels.join(blocks, blocks[:, :1].repeat(blocks.shape[1], 1))
-    if x is not None:
-        fed = x.reshape(groups, -1)
-        labels.join(fed, blocks[:, :1].repeat(fed.shape[1], 1))
-    return blocks[:, :1].repeat(outs // groups, 1).ravel() if transposed else first
+    for ids in (w[0], x):
+        if ids is not None:
+            blocks = ids.reshape(groups, -1)
+            labels.join(blocks, blocks[:, :1].repeat(blocks.shape[1], 1))
+    first: Ids = w[0].reshape(groups, -1)[:, 0]
+    labels.meet(first, None if x is None else x.reshape(groups, -1)[:, 0])
+    return first
 
 
-def _normalized(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
+def _normalized(op: Operation) -> list[Strips]:
     """Layer norm and its kinds: what is normalised together cannot be thinned out."""
-    x, over = args[0], len(args[1])
-    along = labels.along(get(x))
+    x, over = op.args[0], len(op.args[1])
+    along = op.labels.along(op.get(x))
     for dim in range(x.dim() - over, x.dim()):
         if dim in along:
-            labels.fix(along[dim], "a norm runs over them, and without some of them its result is another")
-    affine = [aligned(get(t), x.dim()) for t in args[2:4] if isinstance(t, Tensor)]
-    strips = labels.merged([labels.strips(along, x.dim()), *affine])
-    return [strips if output.dim() == x.dim() and i == 0 else () for i, output in enumerate(outputs)]
+            op.labels.fix(along[dim], "a norm runs over them, and without some of them its result is another")
+    affine = [aligned(op.get(t), x.dim()) for t in op.args[2:4] if isinstance(t, Tensor)]
+    strips = op.labels.merged([op.labels.strips(along, x.dim()), *affine])
+    return [strips if output.dim() == x.dim() and i == 0 else () for i, output in enumerate(op.outputs)]
 
 
-def _by_channel(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
+def _by_channel(op: Operation) -> list[Strips]:
     """Batch norm, and group norm, which is cut by whole groups."""
-    x = args[0]
-    along = labels.along(get(x), (1,))
-    if func.overloadpacket.__name__ == "native_group_norm" and 1 in along:
-        blocks = along[1].reshape(int(args[6]), -1)
-        labels.join(blocks, blocks[:, :1].repeat(blocks.shape[1], 1))
-    for tensor in args[1:5]:
+    x = op.args[0]
+    along = op.labels.along(op.get(x), (1,))
+    if op.name == "native_group_norm" and 1 in along:
+        blocks = along[1].reshape(int(op.args[6]), -1)
+        op.labels.join(blocks, blocks[:, :1].repeat(blocks.shape[1], 1))
+    for tensor in op.args[1:5]:
         if isinstance(tensor, Tensor):
-            along_1 = labels.meet(along.get(1), labels.along(get(tensor)).get(0))
+            along_1 = op.labels.meet(along.get(1), op.labels.along(op.get(tensor)).get(0))
             if along_1 is not None:
                 along[1] = along_1
-    return [labels.strips(along, x.dim()), *([()] * (len(outputs) - 1))]
+    return [op.labels.strips(along, x.dim()), *([()] * (len(op.outputs) - 1))]
 
 
-def _probed(
-    labels: Labels, func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Sequence[Tensor], get: Get
-) -> list[Strips]:
+def _probed(op: Operation) -> list[Strips]:
     """Ask the operation itself: disturb some indices of an input, see which indices of the result change."""
-    found: list[list[Strips]] = [[] for _ in outputs]
-    if func._schema.is_mutable:
-        return [() for _ in outputs]
-    for tensor in tree_leaves((args, kwargs)):
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not get(tensor):
+    found: list[list[Strips]] = [[] for _ in op.outputs]
+    if op.func._schema.is_mutable:
+        return [() for _ in op.outputs]
+    for tensor in tree_leaves((op.args, op.kwargs)):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not op.get(tensor):
             continue
 
         def run(other: Tensor, tensor: Tensor = tensor) -> list[Tensor]:
-            swapped = tree_map(lambda leaf: other if leaf is tensor else leaf, (tuple(args), kwargs))
-            return [leaf for leaf in tree_leaves(func(*swapped[0], **swapped[1])) if isinstance(leaf, Tensor)]
+            swapped = tree_map(lambda leaf: other if leaf is tensor else leaf, (tuple(op.args), op.kwargs))
+            return [leaf for leaf in tree_leaves(op.func(*swapped[0], **swapped[1])) if isinstance(leaf, Tensor)]
 
-        for dim, ids in labels.along(get(tensor)).items():
-            for place, (output, source) in enumerate(zip(outputs, _sources(run, tensor, dim), strict=True)):
+        for dim, ids in op.labels.along(op.get(tensor)).items():
+            for place, (output, source) in enumerate(zip(op.outputs, _sources(run, tensor, dim), strict=True)):
                 if source is not None:
                     at, index = source
-                    found[place].append(labels.strips({at: ids[index.numpy()]}, output.dim()))
-    return [labels.merged(strips) for strips in found]
+                    found[place].append(op.labels.strips({at: ids[index.numpy()]}, output.dim()))
+    return [op.labels.merged(strips) for strips in found]
 
 
 def _sources(run: Callable[[Tensor], list[Tensor]], tensor: Tensor, dim: int) -> list[tuple[int, Tensor] | None]:

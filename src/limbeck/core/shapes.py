@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -45,7 +45,7 @@ def _conv(module: nn.Module, old: Shapes, new: Shapes) -> dict[str, int | list[i
     return {"in_channels": ins, "out_channels": outs, "groups": groups}
 
 
-def _batch_norm(module: nn.Module, _old: Shapes, new: Shapes) -> dict[str, int | list[int]]:
+def _batch_norm(_module: nn.Module, _old: Shapes, new: Shapes) -> dict[str, int | list[int]]:
     return {"num_features": next(iter(new.values()))[0]} if new else {}
 
 
@@ -86,7 +86,7 @@ def _attention(module: nn.Module, _old: Shapes, new: Shapes) -> dict[str, int | 
     return found
 
 
-_KINDS = {
+_KINDS: dict[type[nn.Module], Callable[[nn.Module, Shapes, Shapes], dict[str, int | list[int]]]] = {
     nn.Linear: _linear,
     nn.modules.conv._ConvNd: _conv,
     nn.modules.batchnorm._NormBase: _batch_norm,

@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from limbeck.core.kernels import plain_kernels
 from limbeck.core.labels import Ids, Labels, Strips, varies
-from limbeck.core.rules import moves_in_place, strips_after
+from limbeck.core.rules import Operation, moves_in_place, strips_after
 
 __all__ = ["Trace", "named_tensors", "tensors_in", "trace"]
 
@@ -58,9 +58,7 @@ def trace(model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers under their first name, tied ones once."""
-    named = {name: tensor for name, tensor in model.named_parameters()}
-    named.update(model.named_buffers())
-    return named
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
@@ -75,6 +73,7 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
 @contextmanager
 def _where(model: nn.Module, follower: _Follower) -> Iterator[None]:
     """Tell the follower whose code is running."""
+
     def enter(path: str, *_: Any) -> None:
         follower.stack.append(path)
 
@@ -92,15 +91,15 @@ def _where(model: nn.Module, follower: _Follower) -> Iterator[None]:
             handle.remove()
 
 
-class _Follower(TorchDispatchMode):
+class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own base
     """Runs every operation as it is, and works out the labels of its result."""
 
     def __init__(self, model: nn.Module, seen: Trace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
         self.stack: list[str] = []
         self.strips: Any = WeakIdKeyDictionary()
-        self.names = WeakIdKeyDictionary({tensor: name for name, tensor in named_tensors(model).items()})
+        self.names: Any = WeakIdKeyDictionary({tensor: name for name, tensor in named_tensors(model).items()})
         self.sizes = {
             path: {value for value in vars(module).values() if isinstance(value, int) and value > 1}
             for path, module in model.named_modules()
@@ -114,7 +113,7 @@ class _Follower(TorchDispatchMode):
         held = {id(tensor): strips for tensor, strips in zip(inputs, known, strict=True)}
 
         def after(outputs: Sequence[Tensor]) -> list[Strips]:
-            return strips_after(self.seen.labels, func, args, kwargs, outputs, lambda t: held.get(id(t), ()))
+            return strips_after(Operation(self.seen.labels, func, args, kwargs, outputs, held))
 
         early = after(inputs[:1]) if any(known) and moves_in_place(func) else None
         output = func(*args, **kwargs)
