@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limbeck.core.heads import narrow_attention
 from limbeck.core.labels import Ids
 from limbeck.core.shapes import knows_shape, shape_attributes
-from limbeck.core.surgery import Edit, cut, find, set_attributes, tensor_at
+from limbeck.core.surgery import Edit, cut, set_attributes, tensor_at
 from limbeck.core.tracing import Trace, named_tensors, trace
 
 __all__ = ["CUTS", "Count", "Coupling", "Group", "Place", "Step", "Whole", "propose", "silence"]
@@ -179,7 +179,7 @@ def _groups(model: nn.Module, seen: Trace) -> list[Group]:
     groups: dict[str, Group] = {}
     for units in alike.values():
         index = {place: tuple(tuple(classes[unit][place]) for unit in units) for place in classes[units[0]]}
-        makers = _makers(model, index)
+        makers = _makers(model, seen, index)
         name = makers[0]
         if name in groups:
             name = f"{name}#{sum(other.partition('#')[0] == name for other in groups) + 1}"
@@ -187,32 +187,29 @@ def _groups(model: nn.Module, seen: Trace) -> list[Group]:
     return list(groups.values())
 
 
-def _makers(model: nn.Module, places: Iterable[Place]) -> tuple[str, ...]:
+def _makers(model: nn.Module, seen: Trace, places: Collection[Place]) -> tuple[str, ...]:
     """The layers whose weights give the units, and not those that read or rescale them."""
-    every = [place.tensor.rpartition(".")[0] for place in places]
-    makers = [
-        place.tensor.rpartition(".")[0]
-        for place in places
-        if tensor_at(model, place.tensor).dim() > 1 and _makes(model, place)
-    ]
-    return tuple(dict.fromkeys(makers or every))
+    makers = [place for place in places if _makes(model, seen, place)]
+    return tuple(dict.fromkeys(place.tensor.rpartition(".")[0] for place in makers or places))
 
 
-def _makes(model: nn.Module, place: Place) -> bool:
-    layer = find(model, place.tensor.rpartition(".")[0])
-    outward = isinstance(layer, nn.Embedding) or (
-        isinstance(layer, nn.modules.conv._ConvNd) and layer.transposed and layer.groups == 1
-    )
-    return place.dim == (1 if outward else 0)
+def _makes(model: nn.Module, seen: Trace, place: Place) -> bool:
+    """Whether it is a weight that no product sums over at this dimension; both at once if it is tied."""
+    owners = len(_owners(model, place.tensor))
+    first = int(seen.places[place.tensor][place.dim][0])
+    return tensor_at(model, place.tensor).dim() > 1 and (first not in seen.read or owners > 1)
 
 
 def _fixed(model: nn.Module, seen: Trace) -> list[Whole]:
+    """The layers that make units none of which can go."""
     left: dict[str, Whole] = {}
     for name in (name for name in named_tensors(model) if name in seen.places):
-        for dim, ids in seen.places[name].items():
+        made = [ids for dim, ids in seen.places[name].items() if _makes(model, seen, Place(name, dim))]
+        whys = [seen.labels.why_fixed(int(label)) for ids in made for label in ids]
+        why = next(filter(None, whys), None)
+        if why is not None and None not in whys:
             path = name.rpartition(".")[0]
-            if _makes(model, Place(name, dim)) and tensor_at(model, name).dim() > 1 and seen.labels.all_fixed(ids):
-                left.setdefault(path, Whole(path, seen.labels.why_fixed(int(ids[0])) or ""))
+            left.setdefault(path, Whole(path, why))
     return list(left.values())
 
 

@@ -57,12 +57,15 @@ class Labels:
             if high != low:
                 self._parent[low] = high
                 if low in self._fixed:
-                    self._fixed.setdefault(high, self._fixed[low])
+                    self._note(high, self._fixed[low])
 
-    def fix(self, ids: Ids, why: str) -> None:
-        """These labels, and all that they are joined to, must stay."""
+    def fix(self, ids: Ids, why: str = "") -> None:
+        """These labels, and all that they are joined to, must stay; why, unless it goes without saying."""
         for root in np.unique(self.roots(ids.ravel())):
-            self._fixed.setdefault(int(root), why)
+            self._note(int(root), why)
+
+    def _note(self, root: int, why: str) -> None:
+        self._fixed[root] = self._fixed.get(root) or why
 
     def why_fixed(self, label: int) -> str | None:
         """Why a label must stay; None where it need not."""
@@ -96,7 +99,7 @@ class Labels:
             for dim in dims:
                 if dim != carrier:
                     ids = self.fresh(strip.shape[dim])
-                    self.fix(ids, "the network's code fixes how the units are split up")
+                    self.fix(ids)  # the width of a head, once heads are the units
                     self._meet(found, dim, ids)
         return found
 

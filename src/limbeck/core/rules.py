@@ -9,7 +9,7 @@ proposed, and `coupling` proves it on real samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ class Operation:
         kwargs: its named arguments.
         outputs: the tensors that it returned.
         strips: by the identity of an argument, its strips.
+        weights: the storages of the network's own tensors.
+        read: gets the labels of weights that a product sums over: these weights read units, and do not make them.
     """
 
     labels: Labels
@@ -41,6 +43,8 @@ class Operation:
     kwargs: Mapping[str, Any]
     outputs: Sequence[Tensor]
     strips: Mapping[int, Strips]
+    weights: Set[int]
+    read: set[int]
 
     @property
     def name(self) -> str:
@@ -50,6 +54,11 @@ class Operation:
     def get(self, argument: Any) -> Strips:
         """The strips of an argument."""
         return self.strips.get(id(argument), ())
+
+    def sums_over(self, tensor: Tensor, ids: Ids | None) -> None:
+        """Note that a product sums over these labels of an operand."""
+        if ids is not None and tensor.untyped_storage().data_ptr() in self.weights:
+            self.read.update(ids.tolist())
 
 
 Rule = Callable[[Operation], list[Strips]]
@@ -64,7 +73,7 @@ _MOVES = {
 _ELEMENTWISE = {
     "_prelu_kernel", "hardswish", "_to_copy", "clone", "copy", "masked_fill", "tril", "triu", "where", "contiguous",
     "detach_", "fill", "zero", "_softmax", "_safe_softmax", "_log_softmax", "cumsum", "native_dropout", "relu",
-    "hardtanh", "leaky_relu", "elu", "silu", "gelu", "mish", "softplus", "log_sigmoid_forward", "glu_", "threshold",
+    "hardtanh", "leaky_relu", "elu", "silu", "gelu", "mish", "softplus", "log_sigmoid_forward", "threshold",
     "hardsigmoid", "rrelu_with_noise", "_fused_dropout", "normal_functional", "lerp", "clamp",
 }  # fmt: skip
 _ALONG = {"_softmax", "_safe_softmax", "_log_softmax", "cumsum"}
@@ -112,7 +121,7 @@ def _fix_indexed(op: Operation, strip: Tensor) -> None:
     elif op.name == "index":
         dims = {dim for dim, index in enumerate(op.args[1]) if index is not None}
     if dims and set(varies(strip)) <= dims:
-        op.labels.fix(strip.numpy(), "they are looked up by their number")
+        op.labels.fix(strip.numpy())
 
 
 def _elementwise(op: Operation) -> list[Strips]:
@@ -168,6 +177,18 @@ def _padded(op: Operation) -> list[Strips]:
     return [op.labels.strips(found, dims)]
 
 
+def _halved(op: Operation) -> list[Strips]:
+    """`glu`: the second half along a dimension gates the first."""
+    x = op.args[0]
+    dim = int(op.args[1] if len(op.args) > 1 else -1) % x.dim()
+    along = op.labels.along(op.get(x), (dim,))
+    if dim in along:
+        first, second = along[dim].reshape(2, -1)
+        op.labels.join(first, second)
+        along[dim] = first
+    return [op.labels.strips(along, x.dim())]
+
+
 def _product(op: Operation) -> list[Strips]:
     """mm, bmm, mv, dot and their kinds with an addend: what is summed over is joined."""
     name = op.name.removesuffix("_")
@@ -175,7 +196,10 @@ def _product(op: Operation) -> list[Strips]:
     left, right = op.args[1:3] if added else op.args[:2]
     a, b = op.labels.along(op.get(left)), op.labels.along(op.get(right))
     batch = left.dim() - 2 if left.dim() == 3 else 0
-    op.labels.meet(a.get(left.dim() - 1), b.get(max(0, right.dim() - 2)))
+    summed = a.get(left.dim() - 1), b.get(max(0, right.dim() - 2))
+    op.labels.meet(*summed)
+    for operand, ids in zip((left, right), summed, strict=True):
+        op.sums_over(operand, ids)
     found: dict[int, Ids | None] = {dim: op.labels.meet(a.get(dim), b.get(dim)) for dim in range(batch)}
     if left.dim() > 1:
         found[batch] = a.get(batch)
@@ -196,10 +220,11 @@ def _convolution(op: Operation) -> list[Strips]:
     for dim in range(2, dims):
         for ids in (a.get(dim), w.get(dim)):
             if ids is not None:
-                op.labels.fix(ids, "a convolution runs over them")
+                op.labels.fix(ids)  # pixels
     ins, outs = (w.get(0), w.get(1)) if transposed else (w.get(1), w.get(0))
     if groups == 1:
         op.labels.meet(a.get(1), ins)
+        op.sums_over(weight, ins)
     else:
         each = _by_groups(op.labels, a.get(1), w, groups)
         outs = None if each is None else each.repeat(op.outputs[0].shape[1] // groups)
@@ -212,7 +237,7 @@ def _convolution(op: Operation) -> list[Strips]:
 def _by_groups(labels: Labels, x: Ids | None, w: dict[int, Ids], groups: int) -> Ids | None:
     """Grouped convolutions are cut by whole groups: one label for each, or None."""
     if 1 in w:
-        labels.fix(w[1], "each group of a grouped convolution keeps its width")
+        labels.fix(w[1])
     if 0 not in w:
         return None
     for ids in (w[0], x):
@@ -314,4 +339,5 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("native_group_norm",), _by_channel),
     **dict.fromkeys(("convolution", "_convolution"), _convolution),
     "constant_pad_nd": _padded,
+    "glu": _halved,
 }

@@ -22,7 +22,8 @@ def shape_attributes(module: nn.Module, old: Shapes, new: Shapes) -> dict[str, i
     """
     for kind, rule in _KINDS.items():
         if isinstance(module, kind):
-            return rule(module, old, new)
+            # Where its weight is computed from others (a parametrization), it has none whose shape could be read.
+            return {} if hasattr(module, "parametrizations") else rule(module, old, new)
     return None
 
 

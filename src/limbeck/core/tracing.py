@@ -27,12 +27,14 @@ class Trace:
     Attributes:
         labels: which labels stand or fall together.
         places: the labels of each named parameter and buffer that was read, dimension by dimension.
+        read: the labels of weights that read units, and do not make them.
         passed: for each module whose own code handled units, by how many they are, the labels in each.
     """
 
     def __init__(self) -> None:
         self.labels = Labels()
         self.places: dict[str, dict[int, Ids]] = {}
+        self.read: set[int] = set()
         self.passed: dict[str, dict[int, list[Ids]]] = {}
 
 
@@ -47,7 +49,7 @@ def trace(model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable
     seen = Trace()
     follower = _Follower(model, seen)
     for tensor in entering:
-        follower.enter(tensor)
+        follower.admit(tensor)
     with torch.no_grad(), plain_kernels(), _where(model, follower), follower:
         output = call(model)
     for leaf in tensors_in(output):
@@ -77,8 +79,10 @@ def _where(model: nn.Module, follower: _Follower) -> Iterator[None]:
     def enter(path: str, *_: Any) -> None:
         follower.stack.append(path)
 
-    def leave(*_: Any) -> None:
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
         follower.stack.pop()
+        for tensor in tensors_in(output):  # which its caller handles now
+            follower.note(follower.strips.get(tensor, ()))
 
     handles = []
     for path, module in model.named_modules():
@@ -100,6 +104,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.stack: list[str] = []
         self.strips: Any = WeakIdKeyDictionary()
         self.names: Any = WeakIdKeyDictionary({tensor: name for name, tensor in named_tensors(model).items()})
+        self.weights = {tensor.untyped_storage().data_ptr() for tensor in named_tensors(model).values()}
         self.sizes = {
             path: {value for value in vars(module).values() if isinstance(value, int) and value > 1}
             for path, module in model.named_modules()
@@ -110,10 +115,11 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         kwargs = kwargs or {}
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         known = [self._strips_of(tensor) for tensor in inputs]
+        seen = self.seen
         held = {id(tensor): strips for tensor, strips in zip(inputs, known, strict=True)}
 
         def after(outputs: Sequence[Tensor]) -> list[Strips]:
-            return strips_after(Operation(self.seen.labels, func, args, kwargs, outputs, held))
+            return strips_after(Operation(seen.labels, func, args, kwargs, outputs, held, self.weights, seen.read))
 
         early = after(inputs[:1]) if any(known) and moves_in_place(func) else None
         output = func(*args, **kwargs)
@@ -121,9 +127,9 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         if any(known) and outputs:
             for tensor, strips in zip(outputs, early or after(outputs), strict=True):
                 self.strips[tensor] = strips
-                self._pass(strips)
+                self.note(strips)
             for strips in known:
-                self._pass(strips)
+                self.note(strips)
         return output
 
     def _strips_of(self, tensor: Tensor) -> Strips:
@@ -140,7 +146,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.strips[tensor] = strips
         return strips
 
-    def enter(self, tensor: Tensor) -> None:
+    def admit(self, tensor: Tensor) -> None:
         """A tensor from outside: no cut changes its size."""
         labels = self.seen.labels
         by_dim = {dim: labels.fresh(size) for dim, size in enumerate(tensor.shape) if size > 1}
@@ -148,7 +154,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
             labels.fix(ids, "its width is that of the input")
         self.strips[tensor] = labels.strips(by_dim, tensor.dim())
 
-    def _pass(self, strips: Strips) -> None:
+    def note(self, strips: Strips) -> None:
         """Note units by how many they are, where the module whose code runs keeps that very number."""
         path = self.stack[-1] if self.stack else ""
         wanted = self.sizes.get(path, ())
