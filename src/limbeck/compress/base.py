@@ -22,7 +22,23 @@ from limbeck.core.taps import Inputs, Outputs, Reader
 from limbeck.core.types import Named
 from limbeck.evaluation.macs import Example, count_macs
 
-__all__ = ["EDITS", "Change", "Evidence", "Left", "Op", "Plan", "Size", "apply", "edit", "plan", "read_plan", "replay"]
+__all__ = [
+    "EDITS",
+    "Change",
+    "Evidence",
+    "Left",
+    "Op",
+    "Plan",
+    "Size",
+    "apply",
+    "edit",
+    "edited",
+    "hollow",
+    "plan",
+    "predict",
+    "read_plan",
+    "replay",
+]
 
 EDITS: dict[str, Edit] = {}
 """Every edit by its name; a file of operations adds its own with `@edit(name)`."""
@@ -106,8 +122,11 @@ class Evidence:
 class Op(Protocol):
     """Frozen settings of a compression step."""
 
-    needs: ClassVar[frozenset[str]]
-    """Of the evidence: "data" (`batches`), "labels" (`y` in them)."""
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of the evidence: "data" (`batches`), "labels" (`y` in them)."""
+        ...
+
     follows: ClassVar[frozenset[str]]
     """Kinds of operations that may have been applied before."""
 
@@ -132,7 +151,7 @@ def plan(model: nn.Module, op: Op, evidence: Evidence) -> Plan:
     with undisturbed(model):
         before = _size(model, evidence)
         changes, left = op.changes(model, evidence)
-    after = _predict(model, changes, evidence) if changes else before
+    after = predict(model, changes, evidence) if changes else before
     return Plan(op=as_plain(op), changes=tuple(changes), before=before, after=after, left=tuple(left))
 
 
@@ -142,9 +161,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ModelError: the plan does not fit the model.
     """
-    changed = copy.deepcopy(model)
-    _edit(changed, plan.changes)
-    return changed
+    return edited(model, plan.changes)
 
 
 def replay(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
@@ -168,10 +185,17 @@ def read_plan(plain: Any) -> Plan:
     return build(Plan, plain, "plan")  # type: ignore[no-any-return]
 
 
-def _edit(model: nn.Module, changes: Iterable[Change]) -> None:
+def edited(model: nn.Module, changes: Iterable[Change]) -> nn.Module:
+    """A copy of `model` with the changes made in their order.
+
+    Raises:
+        ModelError: one does not fit the model.
+    """
+    changed = copy.deepcopy(model)
     with torch.no_grad():
         for change in changes:
-            run(EDITS, change.edit, model, change.at, change.detail)
+            run(EDITS, change.edit, changed, change.at, change.detail)
+    return changed
 
 
 def _check(op: Op, evidence: Evidence) -> None:
@@ -189,12 +213,22 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
+def predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
     """The size after the changes, from a copy without values."""
-    shape = copy.deepcopy(model).to("meta")
-    _edit(shape, changes)
+    shape = edited(hollow(model), changes)
     example = evidence.example(model)
     return Size(parameters=_parameters(shape), macs=count_macs(shape, _meta(example)))
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, without values: tied tensors stay tied, as `Module.to` would not keep them."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        memo[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        )
+    return copy.deepcopy(model, memo)
 
 
 def _meta(example: Example) -> Example:

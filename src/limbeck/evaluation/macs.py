@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.core.errors import DataError, ModelError, problem
+from limbeck.core.kernels import plain_kernels
 from limbeck.core.still import undisturbed
 from limbeck.core.types import RESERVED
 
@@ -33,7 +33,7 @@ def count_macs(model: nn.Module, example: Example) -> int:
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - rarely needed
 
     batch = batch_size(example)
-    with undisturbed(model), _plain_kernels():
+    with undisturbed(model), plain_kernels():
         counter = FlopCounterMode(display=False, custom_mapping=_extra_formulas())
         with counter:
             call(model, example)
@@ -82,29 +82,6 @@ def _arguments(example: Example) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]
     if isinstance(example, Mapping):
         return (), {name: value for name, value in example.items() if name not in RESERVED}
     return (example,) if isinstance(example, Tensor) else tuple(example), {}
-
-
-@contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """Only kernels that the counter knows: fused attention, recurrence and encoder layers would count as nothing."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: PLC0415 - rarely needed
-
-    # `backends.mkldnn.flags()` also sets TF32, which warns on machines without it; so the switches are set one by one.
-    fast, mkldnn, cudnn = (
-        torch.backends.mha.get_fastpath_enabled(),
-        torch.backends.mkldnn.enabled,
-        torch.backends.cudnn.enabled,
-    )
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property, typed as its descriptor
-        torch.backends.cudnn.enabled = False
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.mkldnn.enabled = mkldnn
-        torch.backends.cudnn.enabled = cudnn
 
 
 def _extra_formulas() -> dict[Any, Callable[..., int]]:

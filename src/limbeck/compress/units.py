@@ -1,0 +1,83 @@
+"""From chosen units to a plan: what every operation on channels, heads and hidden units shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.compress.base import Change, Evidence, Left, edit
+from limbeck.core.coupling import CUTS, Coupling, Group, Whole
+from limbeck.core.errors import ConfigError, nearest, problem
+from limbeck.core.proof import Choice, couple
+
+__all__ = ["as_left", "caller", "changes_for", "coupled", "selected"]
+
+_SAMPLES = 4
+
+for _name, _edit in CUTS.items():
+    edit(_name)(_edit)
+
+
+def coupled(model: nn.Module, evidence: Evidence) -> Coupling:
+    """The groups of units of `model` that may be cut, proved on the first samples of the evidence's batch.
+
+    Raises:
+        ModelError: the model cannot be called with the batch.
+    """
+    evidence.reader(model).probe(evidence.batch)
+    positional, keyword = evidence.reader(model).arguments(_few(evidence))
+    entering = [value for value in (*positional, *keyword.values()) if isinstance(value, Tensor)]
+    return couple(model, caller(evidence), entering)
+
+
+def caller(evidence: Evidence) -> Callable[[nn.Module], Any]:
+    """Calls a model on the first samples of the evidence's batch."""
+    few = _few(evidence)
+
+    def call(model: nn.Module) -> Any:
+        positional, keyword = evidence.reader(model).arguments(few)
+        return model(*positional, **keyword)
+
+    return call
+
+
+def changes_for(model: nn.Module, coupling: Coupling, removed: Choice) -> list[Change]:
+    """The changes that take the chosen units out."""
+    return [Change(edit=s.edit, at=s.at, detail=s.detail) for s in coupling.steps(model, removed)]
+
+
+def as_left(whole: Iterable[Whole]) -> list[Left]:
+    """What stays whole, as a plan says it."""
+    return [Left(at=at, why=why) for at, why in whole]
+
+
+def selected(
+    model: nn.Module, kind: str, groups: Iterable[Group], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[Group], list[Left]]:
+    """The groups of which some maker's path fits a pattern of `include`, and none fits one of `exclude`.
+
+    Raises:
+        ConfigError: a pattern fits no layer of the model.
+    """
+    paths = [path for path, _ in model.named_modules()]
+    for pattern in (*include, *exclude):
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            mend = nearest(pattern, (path for path in paths if path))
+            raise ConfigError(problem(kind, f"the pattern {pattern!r} fits no layer", mend))
+    chosen, left = [], []
+    for group in groups:
+        if any(fnmatchcase(path, pattern) for path in group.makers for pattern in exclude):
+            left.append(Left(at=group.name, why="it is excluded, or is tied to what is"))
+        elif any(fnmatchcase(path, pattern) for path in group.makers for pattern in include):
+            chosen.append(group)
+        else:
+            left.append(Left(at=group.name, why="it is not included"))
+    return chosen, left
+
+
+def _few(evidence: Evidence) -> dict[str, Tensor]:
+    """The first samples, all columns alike."""
+    return {name: value[:_SAMPLES] if value.dim() else value for name, value in evidence.batch.items()}
