@@ -30,12 +30,14 @@ class Lever:
         most: the largest strength that makes sense; None for a step that is taken or not.
         first: the strength to begin with; None lets the costs say it.
         free: it loses nothing, and is taken wherever it saves something.
+        repaired: training makes sense after it.
     """
 
     name: str
     most: float | None = 1.0
     first: float | None = None
     free: bool = False
+    repaired: bool = True
 
 
 @setting
@@ -260,7 +262,7 @@ class _Search(Generic[M]):
     def _attempt(self, lever: Lever, strength: float | None, model: M) -> Attempt:
         """Score a changed model, repair it and score it again. A repair that makes things worse is undone."""
         tried = self.note(model, self.now, lever, strength, self.score(model), repaired=False)
-        if self.repair is None or lever.free:
+        if self.repair is None or lever.free or not lever.repaired:
             return tried
         better = self.repair(model, lever, strength)
         mended = self.note(better, self.now, lever, strength, self.score(better), repaired=True)
