@@ -199,13 +199,13 @@ def evaluate(
             master.close()
 
 
-def footprint(model: nn.Module, example: Any, *, repeats: int = 30, latency: bool = True) -> Footprint:
-    """Parameters, bytes, multiply-accumulates an example, and latency of `model` on `example` (a batch).
+def footprint(model: nn.Module, example: Any, *, seconds: float = 1.0, latency: bool = True) -> Footprint:
+    """Parameters, bytes, multiply-accumulates an example, peak memory and latency of `model` on `example` (a batch).
 
     Raises:
         ModelError: the model cannot be called with the example.
     """
-    return measure_footprint(as_module(model), example, repeats=repeats, latency=latency)
+    return measure_footprint(as_module(model), example, seconds=seconds, latency=latency)
 
 
 def _training(**given: Any) -> Training:
