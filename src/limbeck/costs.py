@@ -1,4 +1,4 @@
-"""What models cost to keep and to call, measured side by side, and kept in the run folder: `costs` of `evidence.json`."""
+"""What models cost to keep and to call, measured side by side: `costs` of `evidence.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.core.records import read_json, write_json
 from limbeck.core.setting import as_plain
 from limbeck.core.still import device_of
-from limbeck.core.taps import Inputs, Outputs, Reader
+from limbeck.core.taps import Reader
 from limbeck.data import Batches, Source
 from limbeck.evaluation import Timing, compare_latency, footprint
 from limbeck.evaluation.macs import Example
@@ -32,9 +32,7 @@ class Costs:
     notes: tuple[str, ...] = ()
 
 
-def measure_costs(
-    subjects: Mapping[str, Subject], how: Timing, source: Source, *, home: Path | None = None
-) -> Costs:
+def measure_costs(subjects: Mapping[str, Subject], how: Timing, source: Source, *, home: Path | None = None) -> Costs:
     """Parameters, bytes on disk, multiply-accumulates, peak memory and latency of each, as plain data.
 
     Counts, and memory (see `limbeck.evaluation.memory`), are for one sample; bytes are those of `model.safetensors` as
@@ -113,5 +111,8 @@ def _still(subject: Subject, source: Source) -> dict[str, Any]:
 
 def _shape(model: nn.Module) -> str:
     """What the time of a call depends on: layers, and where they are; not their weights."""
-    described = [repr(model), *(f"{name} {tuple(p.shape)} {p.dtype} {p.device}" for name, p in model.named_parameters())]
+    described = [
+        repr(model),
+        *(f"{name} {tuple(p.shape)} {p.dtype} {p.device}" for name, p in model.named_parameters()),
+    ]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]

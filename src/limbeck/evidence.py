@@ -11,7 +11,6 @@ from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.setting import as_plain
-from limbeck.core.taps import Inputs, Outputs
 from limbeck.costs import example_of
 from limbeck.data import Source
 from limbeck.evaluation import compare_latency
@@ -22,10 +21,8 @@ from limbeck.objectives import Term
 from limbeck.report import lines, table
 from limbeck.teachers.signal import Teaching
 
-__all__ = ["Measured", "arm", "describe", "footprints", "incidents", "save_student"]
+__all__ = ["arm", "describe", "footprints", "incidents", "save_student"]
 
-Measured = tuple[nn.Module, Inputs, Outputs]
-"""A model and how it is called."""
 _SECONDS = 1.0
 """For the latency in `scores.json`, which every run has."""
 
@@ -70,17 +67,17 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def footprints(models: Mapping[str, Measured], source: Source) -> dict[str, dict[str, Any]]:
+def footprints(subjects: Mapping[str, Subject], source: Source) -> dict[str, dict[str, Any]]:
     """The footprint of each model on one sample, latencies taken in turns; what can't be measured is left out."""
     found: dict[str, Any] = {}
     examples = {}
-    for name, (model, inputs, outputs) in models.items():
-        example = example_of(Subject(model, inputs, outputs), source, 1)
+    for name, subject in subjects.items():
+        example = example_of(subject, source, 1)
         try:
-            found[name] = measure(model, example, latency=False)
+            found[name] = measure(subject.model, example, latency=False)
         except LimbeckError:
             continue
-        examples[name] = (model, example)
+        examples[name] = (subject.model, example)
     for name, latency in compare_latency(examples, seconds=_SECONDS).items():
         found[name] = dataclasses.replace(found[name], latency=dataclasses.replace(latency, seconds=()))
     return {name: as_plain(value) for name, value in found.items()}

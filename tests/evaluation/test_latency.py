@@ -61,7 +61,7 @@ def test_what_slows_all_alike_cancels(monkeypatch):
 
 def test_quantiles_and_interval_of_one_model_by_hand(monkeypatch):
     clock = Clock(monkeypatch)
-    draws = iter([1.0] * 4 + [x for k in range(1, 101) for x in (0.5, float(k))])  # in each round one is untimed
+    draws = iter([1.0] * 4 + [float(k) for k in range(1, 101)])  # the first four warm up
     found = compare_calls({"a": clock.maker("a", lambda: next(draws))}, seconds=150.0)["a"]
     assert found.repeats == 20  # so many there are in any case, and then the time is up
     assert found.seconds == tuple(range(1, 21))
@@ -106,7 +106,7 @@ def test_rounds_end_when_the_interval_is_narrow_or_the_time_is_up(monkeypatch):
     assert 50 < middle < 500
     assert calls(0.05, 100, precision=0.02) < middle
     assert calls(0.5, 100) == 2000
-    assert 30 < calls(0.5, 2.0) < 60  # two models, twice about 11 ms each, once untimed
+    assert 60 < calls(0.5, 2.0) < 110  # two models, about 11 ms each
 
 
 def test_a_slow_model_is_timed_three_times_at_least(monkeypatch):
@@ -120,9 +120,8 @@ def test_turns_are_balanced_and_every_round_has_new_things_to_call(monkeypatch):
     compare_calls(makers)
     assert clock.log.count("make a") == 21  # twenty rounds, and the warm-up
     rounds = "".join(x if len(x) == 1 else "|" for x in clock.log).strip("|").split("|||")[1:]
-    # Each model twice in a row: once untimed.
-    orders = ["".join(each[i] for i in (0, 2, 4)) for each in rounds]
-    assert all(each == "".join(2 * c for c in order) for each, order in zip(rounds, orders, strict=True))
+    orders = [each[:3] for each in rounds]
+    assert all(len(each) == 3 for each in rounds)
     assert all(second == first[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
     assert len(set(orders)) > 2
 

@@ -141,11 +141,10 @@ def compare_calls(
     """Latency by name of anything that can be called.
 
     A round asks every maker for something to call. It has one turn or more, until three times as long has passed as
-    making took: in a turn each is called for two milliseconds, but at least once, after a call that is not timed (which
-    calls of more than two milliseconds need in the first turn alone, to touch what was made); the order is drawn, and
-    turned round in the turn after. The garbage collector is off meanwhile, and a GPU that was used is waited for. Rounds end when every
-    interval is narrow enough, and at the latest when the time is up; at least twenty are made within twice that time,
-    and three in any case.
+    making took: in a turn each is called once untimed and then for two milliseconds; calls that take longer than that
+    are timed once. The order is drawn, and turned round in the turn after. The garbage collector is off meanwhile, and
+    a GPU that was used is waited for. Rounds end when every interval is narrow enough, and at the latest when the time
+    is up; at least twenty are made within twice that time, and three in any case.
 
     Args:
         makers: by name: each call gives a function that does the same as the one before.
@@ -267,16 +266,16 @@ class _Rounds:
         gc.disable()
         turns: list[list[np.ndarray]] = []
         while not turns or (time.perf_counter() - made < 3 * (made - start) and len(turns) < 50):
-            turns.append(self._turn(first=not turns))
+            turns.append(self._turn())
         self.values.append([np.stack([turn[index] for turn in turns]) for index in range(len(self.calls))])
 
-    def _turn(self, *, first: bool) -> list[np.ndarray]:
+    def _turn(self) -> list[np.ndarray]:
         self.turns += 1
         self.order = self.order[::-1] if self.turns % 2 == 0 else self.draw.sample(self.order, len(self.order))
         taken: dict[int, np.ndarray] = {}
         for index in self.order:
             run = self.calls[index]
-            if first or self.repeats[index] > 1:
+            if self.repeats[index] > 1:
                 run()
             waits = self.repeats[index] <= _SHORT and not self.elsewhere
             taken[index] = np.array([_time(run, waits=waits) for _ in range(self.repeats[index])])

@@ -95,7 +95,7 @@ def check_recipe(recipe: Recipe, taught: Splits, splits: Splits, out: object) ->
 def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *, seconds: float) -> Outcome:
     """Put everything beside each other, and write what a finished run holds."""
     shown = next((name for name in recipe.arms if name != recipe.baseline), next(iter(recipe.arms)))
-    pair = {"teacher": (made.kept["teacher"], None, None), "student": (made.kept[shown], None, None)}
+    pair = {"teacher": Subject(made.kept["teacher"]), "student": Subject(made.kept[shown])}
     measured = footprints(pair, splits.train)
     words = _said(recipe.teacher.model)
     arms = {"teacher": arm("teacher", "Teacher", words, runs=made.runs["teacher"], footprint=measured.get("teacher"))}
@@ -148,9 +148,7 @@ def _subject(recipe: Recipe, splits: Splits, made: Members, name: str) -> Subjec
     return Subject(made.kept[name], normalize=own.after(splits.test.normalize) if own is not None else None)
 
 
-def _evidence(
-    recipe: Recipe, splits: Splits, made: Members, shown: str, *, costs: Mapping[str, Any]
-) -> dict[str, Any]:
+def _evidence(recipe: Recipe, splits: Splits, made: Members, shown: str, *, costs: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `evidence.json`: every member's, and what is made once, of the first seed's models."""
     how = recipe.evidence.here() if recipe.evidence is not None else None
     further: dict[str, Any] = {}
