@@ -55,7 +55,8 @@ class Latency:
     assumed); `p10` and `p90` are those of the single calls, `seconds` up to 200 of these, in the order in which they
     were made. Of several models measured together, each call is divided by how slow its turn was for all of them, so
     that ratios between the models hold although the machine has other work. Time for which the calling thread was ready
-    and had no core is not counted, where the system tells it (Linux); waiting of other threads is.
+    and had no core is not counted, where the system tells it (Linux), in calls of 0.2 ms or more that do not sleep;
+    waiting of other threads is.
     """
 
     p50: float
@@ -233,7 +234,9 @@ class _Rounds:
         self.calls: list[Call] = []
         self.calls = self._fresh()
         self.repeats = [max(1, int(_TURN / self._steady(run))) for run in self.calls]
-        self.values: list[list[np.ndarray]] = []  # of each round and model [turns, calls], in seconds
+        self.even: list[list[np.ndarray]] = []  # of each round and model all calls, divided by how slow the turn was
+        self.middles: list[list[float]] = []  # their medians
+        self.slow: list[float] = []  # of each turn, as a logarithm
         self.turns = 0
         self.elsewhere = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a GPU does not wait for a core
 
@@ -267,7 +270,15 @@ class _Rounds:
         turns: list[list[np.ndarray]] = []
         while not turns or (time.perf_counter() - made < 3 * (made - start) and len(turns) < 50):
             turns.append(self._turn())
-        self.values.append([np.stack([turn[index] for turn in turns]) for index in range(len(self.calls))])
+        self._take([np.stack([turn[index] for turn in turns]) for index in range(len(self.calls))])
+
+    def _take(self, values: list[np.ndarray]) -> None:
+        """Put a round on record: of each model [turns, calls]. What slows all models of a turn alike is set apart."""
+        slow = np.mean([np.log(np.median(x, axis=1)) for x in values], axis=0)
+        even = [(x / np.exp(slow)[:, None]).ravel() for x in values] if len(values) > 1 else [values[0].ravel()]
+        self.even.append(even)
+        self.middles.append([float(np.median(x)) for x in even])
+        self.slow.extend(slow if len(values) > 1 else np.zeros(len(slow)))
 
     def _turn(self) -> list[np.ndarray]:
         self.turns += 1
@@ -283,31 +294,21 @@ class _Rounds:
 
     def enough(self, precision: float, *, late: float, seconds: float) -> bool:
         """Whether there have been rounds enough; `late` is the time since the limit."""
-        count = len(self.values)
+        count = len(self.middles)
         if count >= _MOST or (late >= 0 and count >= _LEAST) or (late >= seconds and count >= 3):
             return True
         if count < _LEAST or count % 10:
             return False
-        _, middles = self._adjusted()
-        spans = [(median_interval(column), float(np.median(column))) for column in middles.T]
+        spans = [(median_interval(column), float(np.median(column))) for column in np.array(self.middles).T]
         return all(high - low <= 2 * precision * middle for (low, high), middle in spans)
-
-    def _adjusted(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """By model all calls, and [rounds, models] of medians; without what slows all models of a turn alike."""
-        count = len(self.calls)
-        slow = [np.mean([np.log(np.median(x, axis=1)) for x in each], axis=0) for each in self.values]
-        level = np.median(np.concatenate(slow))
-        even = [np.exp(level - each) if count > 1 else np.ones(len(each)) for each in slow]
-        calls = [[x * f[:, None] for x in each] for each, f in zip(self.values, even, strict=True)]
-        middles = np.array([[np.median(x) for x in each] for each in calls])
-        return [np.concatenate([each[index].ravel() for each in calls]) for index in range(count)], middles
 
     def result(self, batches: Mapping[str, int]) -> dict[str, Latency]:
         """What came out, by name."""
-        calls, middles = self._adjusted()
+        level = float(np.exp(np.median(self.slow)))
+        middles = level * np.array(self.middles)
         found = {}
         for index, name in enumerate(self.makers):
-            mine = calls[index]
+            mine = level * np.concatenate([each[index] for each in self.even])
             p10, p90 = (float(x) for x in np.quantile(mine, (0.1, 0.9), method="inverted_cdf"))
             low, high = median_interval(middles[:, index])
             places = np.unique(np.linspace(0, len(mine) - 1, min(_KEPT, len(mine))).round().astype(int))
@@ -319,25 +320,34 @@ class _Rounds:
 
 
 def _time(run: Call, *, waits: bool = False) -> float:
-    """Seconds of a call; with `waits` less those for which this thread had no core, never below those it ran."""
+    """Seconds of a call; with `waits` less those for which this thread had no core, never below those it ran.
+
+    A call that sleeps or waits for another thread is counted in full: newer kernels count sleeping as waiting too.
+    """
     _wait()
-    waited, ran = (_waited(), time.thread_time()) if waits else (0.0, 0.0)
+    (waited, slept), ran = (_waited(), time.thread_time()) if waits else ((0.0, 0), 0.0)
     start = time.perf_counter()
     run()
     _wait()
     taken = time.perf_counter() - start
-    return max(taken - (_waited() - waited), min(taken, time.thread_time() - ran)) if waits else taken
+    if not waits:
+        return taken
+    after, asleep = _waited()
+    return taken if asleep != slept else max(taken - (after - waited), min(taken, time.thread_time() - ran))
 
 
-def _waited() -> float:
-    """Seconds for which this thread was ready to run and had no core, since it began; 0 where nobody tells."""
+def _waited() -> tuple[float, int]:
+    """Seconds for which this thread was ready and had no core, and how often it slept; zeros where nobody tells."""
     file = getattr(_OWN, "file", None)
     try:
+        import resource  # noqa: PLC0415 - not everywhere
+
         if file is None:
             file = _OWN.file = open("/proc/thread-self/schedstat", "rb", buffering=0)  # noqa: SIM115, PTH123 - kept open
-        return int(os.pread(file.fileno(), 64, 0).split()[1]) * 1e-9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+        slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        return int(os.pread(file.fileno(), 64, 0).split()[1]) * 1e-9, slept
+    except (ImportError, AttributeError, OSError, IndexError, ValueError):
+        return 0.0, 0
 
 
 _OWN = threading.local()
