@@ -310,7 +310,7 @@ class _Rounds:
         for index, name in enumerate(self.makers):
             mine = level * np.concatenate([each[index] for each in self.even])
             p10, p90 = (float(x) for x in np.quantile(mine, (0.1, 0.9), method="inverted_cdf"))
-            low, high = median_interval(middles[:, index])
+            low, high = median_interval(middles[:, index].tolist())
             places = np.unique(np.linspace(0, len(mine) - 1, min(_KEPT, len(mine))).round().astype(int))
             found[name] = Latency(
                 p50=float(np.median(middles[:, index])), p10=p10, p90=p90, low=low, high=high, batch=batches.get(name),
