@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "train": {"objectives"},
     "evaluation": {"metrics"},
     "compress": {"evaluation"},
-    "export": {"compress"},
+    "export": {"compress", "evaluation"},
     "functional": {"objectives"},
     "evidence": {"data", "evaluation", "export", "objectives", "report", "teachers"},
     "replaying": {"data", "teachers"},

@@ -49,6 +49,8 @@ class Measured:
     agreement: float
     difference: float
     layers: float
+    absolute: float = 0.0
+    """The largest difference of any output value, as it is."""
 
     def within(self, bound: Parity) -> bool:
         """Whether all of it is within the bound; what is not a number is not."""
@@ -97,6 +99,7 @@ def measure(
         agreement=min((s.agreement for s in sums.values()), default=1.0),
         difference=max((s.relative for s in sums.values() if not s.layer), default=0.0),
         layers=max((s.relative for s in sums.values() if s.layer), default=0.0),
+        absolute=max((s.worst for s in sums.values() if not s.layer), default=0.0),
     )
 
 
