@@ -104,6 +104,8 @@ def entropy_range(histogram: Histogram) -> Range:
     sizes = histogram.counts[middle:] + histogram.counts[:middle][::-1]
     if not sizes[1:].any():
         return Range(histogram.low, histogram.high)
+    # Zeros are exact at any threshold, and there may be so many that all else counts for nothing.
+    sizes[0] = sizes[1]
     levels = 255 if histogram.low >= 0 else 127
     used = int(np.flatnonzero(sizes)[-1]) + 1
     costs = {ends: _divergence(sizes, ends, levels) for ends in range(min(levels, used), used + 1, 8)}

@@ -245,9 +245,9 @@ def to_onnx(
     return OnnxModel(path, record=record)
 
 
-def about(model: nn.Module) -> dict[str, Any]:
-    """What a record says of the model and of what it was made with."""
-    versions = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
+def about(model: nn.Module, *packages: str) -> dict[str, Any]:
+    """What a record says of the model and of the packages that it was made with."""
+    versions = {name: version(name) for name in packages or ("torch", "onnx", "onnxruntime")}
     return {"model": type(model).__qualname__, "versions": versions}
 
 

@@ -50,10 +50,10 @@ def prove(
         names = tuple(original({k: v[:2] for k, v in samples.items()}))
         measured = measure(original, exported, samples, outputs=names, layers=())
     if not measured.within(bound):
-        wrong = f"its answers are not the model's: {measured}; the bound is {_said(bound)}"
-        mend = (
-            "give samples that are real, look for layers that behave differently in training, or allow more (`bound`)"
-        )
+        seen = f"on {measured.samples} samples {measured.agreement:.4f} of the top classes are alike"
+        apart = f"the largest difference is {measured.difference:.3g} standard deviations"
+        wrong = f"its answers are not the model's: {seen}, {apart}; the bound is {_said(bound)}"
+        mend = "give real samples, look for layers that behave otherwise in training, or allow more with `bound`"
         raise ModelError(problem(where, wrong, mend))
     return _record(measured, bound)
 
