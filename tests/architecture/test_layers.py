@@ -42,8 +42,9 @@ MAY_IMPORT = {
     "studying": {"evaluation", "findings", "recipes", "report", "workflow"},
     "catalog": {"data", "models", "objectives", "recipes", "targets"},
     "comparing": {"evaluation", "findings", "report"},
+    "exporting": {"data", "evaluation", "export", "job", "recipes"},
     "__main__": {"cli"},
-    "cli": {"catalog", "comparing", "recipes", "report", "studying", "workflow"},
+    "cli": {"catalog", "comparing", "exporting", "recipes", "report", "studying", "workflow"},
 }  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def beside(path: Path) -> Path:
 
 def write_parity(path: Path, parity: Mapping[str, Any], **about: Any) -> dict[str, Any]:
     """Write the record beside an exported file, and return it."""
-    files = sorted(file for file in path.parent.iterdir() if file.is_file())
+    files = path.parent.glob(f"{path.name}*")  # large files have their weights in another beside them
     record = {
         "format": 1,
         "file": path.name,
