@@ -6,8 +6,9 @@ import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import ModelError, problem
 from limbeck.core.extras import need
 from limbeck.core.onnx import Array, OnnxFile
-from limbeck.core.parity import Parity
+from limbeck.core.parity import Parity, measure
 from limbeck.core.taps import Inputs, flatten_output
 from limbeck.core.types import RESERVED, Named
 from limbeck.evaluation.macs import Example
@@ -126,6 +127,11 @@ class Traced(NamedTuple):
     batched: tuple[bool, ...]
     """Which inputs have the samples on their first axis."""
 
+    @property
+    def size(self) -> int:
+        """Samples of the example."""
+        return len(self.example[0])
+
     def answer(self, batch: Named) -> Named:
         """The copy's answers to inputs by name."""
         return cast(Named, self.model(*(batch[name] for name in self.inputs)))
@@ -134,6 +140,52 @@ class Traced(NamedTuple):
         """An example as inputs by name."""
         values = _given(self.model.model, example).values()  # type: ignore[arg-type]
         return dict(zip(self.inputs, (value.cpu() for value in values), strict=True))
+
+    def write(
+        self, write: Callable[[Any], None], reread: Callable[[], Callable[[Named], Named]], *, where: str
+    ) -> bool:
+        """Export with the number of samples left free where that can be, else with the example's; whether it is free.
+
+        Args:
+            write: exports with these dynamic shapes.
+            reread: what the written file answers with.
+            where: what errors call it.
+
+        Raises:
+            ModelError: the model cannot be exported either way.
+        """
+        dim = torch.export.Dim("batch")
+        free = (tuple({0: dim} if has else None for has in self.batched),)
+        faults: list[Exception] = []
+        for shapes in (free, None):
+            try:
+                with quiet(), torch.no_grad():
+                    write(shapes)
+                if shapes is None or self._holds(reread()):
+                    return shapes is not None
+            except OSError:
+                raise
+            except Exception as error:
+                faults.append(error)
+        said = str(faults[-1].__cause__ or faults[-1]).strip().splitlines()
+        name = type(self.model.model).__name__
+        wrong = f"{name} cannot be exported ({said[0] if said else type(faults[-1]).__name__})"
+        mend = "take out what depends on the values of tensors, or what is no part of torch"
+        raise ModelError(problem(where, wrong, mend)) from faults[-1]
+
+    def _holds(self, exported: Callable[[Named], Named]) -> bool:
+        """Whether it answers other numbers of samples as the model does: a tracer can take a number for a constant."""
+        for count in (1, self.size + 1):
+            rows = torch.arange(count) % self.size
+            values = (x[rows] if has else x for x, has in zip(self.example, self.batched, strict=True))
+            batch = dict(zip(self.inputs, values, strict=True))
+            try:
+                measured = measure(self.answer, exported, batch, outputs=self.outputs, layers=())
+            except Exception:
+                return False
+            if not measured.within(FLOAT):
+                return False
+        return True
 
 
 class _Flat(nn.Module):
@@ -237,11 +289,11 @@ def to_onnx(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         need(package, extra="onnx", why="export to ONNX")
     ready = traced(model, example, where="export to ONNX")
-    samples = example if samples is None else samples
+    samples = ready.named(example if samples is None else samples)
     with staged(path) as file:
-        free = _write(ready, file, type(model).__name__)
-        parity = prove("export to ONNX", ready.answer, OnnxModel(file).answer, ready.named(samples), bound)
-        record = write_parity(file, parity, kind="onnx", **about(model), batch=None if free else len(ready.example[0]))
+        free = ready.write(partial(_write, ready, file), lambda: OnnxModel(file).answer, where="export to ONNX")
+        parity = prove("export to ONNX", ready.answer, OnnxModel(file).answer, samples, bound)
+        record = write_parity(file, parity, kind="onnx", **about(model), batch=None if free else ready.size)
     return OnnxModel(path, record=record)
 
 
@@ -251,32 +303,15 @@ def about(model: nn.Module, *packages: str) -> dict[str, Any]:
     return {"model": type(model).__qualname__, "versions": versions}
 
 
-def _write(ready: Traced, path: Path, name: str) -> bool:
-    """Write the file; whether its number of samples is free."""
-    batch = torch.export.Dim("batch")
-    free = tuple({0: batch} if has else None for has in ready.batched)
-    faults = []
-    for shapes in ((free,), None):
-        try:
-            with quiet(), torch.no_grad():
-                program = torch.onnx.export(
-                    ready.model,
-                    ready.example,
-                    dynamo=True,
-                    dynamic_shapes=shapes,
-                    input_names=list(ready.inputs),
-                    output_names=list(ready.outputs),
-                    verbose=False,
-                )
-            assert program is not None
-            program.save(path)
-        except OSError:
-            raise
-        except Exception as error:
-            faults.append(error)
-        else:
-            return shapes is not None
-    said = str(faults[-1].__cause__ or faults[-1]).strip().splitlines()
-    wrong = f"{name} cannot be exported ({said[0] if said else type(faults[-1]).__name__})"
-    mend = "take out what depends on the values of tensors, or export with limbeck.export.to_program"
-    raise ModelError(problem("export to ONNX", wrong, mend)) from faults[-1]
+def _write(ready: Traced, path: Path, shapes: Any) -> None:
+    program = torch.onnx.export(
+        ready.model,
+        ready.example,
+        dynamo=True,
+        dynamic_shapes=shapes,
+        input_names=list(ready.inputs),
+        output_names=list(ready.outputs),
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path)

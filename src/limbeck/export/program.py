@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,31 +95,15 @@ def to_program(
     if path.suffix != ".pt2":
         raise ModelError(problem("program", f"{path.name!r} is no name for a program", "let it end in .pt2"))
     ready = traced(model, example, where="program")
-    samples = example if samples is None else samples
+    samples = ready.named(example if samples is None else samples)
     with staged(path) as file:
-        free = _write(ready, file, type(model).__name__)
-        parity = prove("program", ready.answer, ProgramModel(file).answer, ready.named(samples), bound)
-        batch = None if free else len(ready.example[0])
+        free = ready.write(partial(_write, ready, file), lambda: ProgramModel(file).answer, where="program")
+        parity = prove("program", ready.answer, ProgramModel(file).answer, samples, bound)
+        batch = None if free else ready.size
         record = write_parity(file, parity, kind="program", **about(model, "torch"), batch=batch)
     return ProgramModel(path, record=record)
 
 
-def _write(ready: Traced, path: Path, name: str) -> bool:
-    """Write the file; whether its number of samples is free."""
-    dim = torch.export.Dim("batch")
-    free = tuple({0: dim} if has else None for has in ready.batched)
-    faults: list[Exception] = []
-    for shapes in ((free,), None):
-        try:
-            with quiet(), torch.no_grad():
-                program = torch.export.export(ready.model, ready.example, dynamic_shapes=shapes)
-                torch.export.save(program, path, extra_files={_NAMES: json.dumps({"inputs": ready.inputs})})
-        except OSError:
-            raise
-        except Exception as error:
-            faults.append(error)
-        else:
-            return shapes is not None
-    said = str(faults[-1]).strip().splitlines()
-    wrong = f"{name} cannot be exported ({said[0] if said else type(faults[-1]).__name__})"
-    raise ModelError(problem("program", wrong, "take out what depends on the values of tensors")) from faults[-1]
+def _write(ready: Traced, path: Path, shapes: Any) -> None:
+    program = torch.export.export(ready.model, ready.example, dynamic_shapes=shapes)
+    torch.export.save(program, path, extra_files={_NAMES: json.dumps({"inputs": ready.inputs})})
