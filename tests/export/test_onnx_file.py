@@ -75,7 +75,7 @@ def test_the_record_says_how_far_and_how_far_it_may_be(exported):
 
 
 def test_a_fresh_process_without_torch_loads_the_file(exported):
-    net, given, model = exported["conv"]
+    net, _, model = exported["conv"]
     code = (
         "import sys, json, numpy as np, onnxruntime as ort;"
         f"s = ort.InferenceSession({str(model.path)!r});"

@@ -37,7 +37,10 @@ class Bfloat16(nn.Module):
     def forward(self, *values: Any, **named: Any) -> Any:
         """The model's answer, in float32."""
         values, named = tree_map(_to(torch.bfloat16), (values, named))
-        return tree_map(_to(torch.float32), self.model(*values, **named))
+        device = next((p.device.type for p in self.model.parameters()), "cpu")
+        with torch.autocast(device, torch.bfloat16):  # for what the model itself makes of float32 inside
+            answer = self.model(*values, **named)
+        return tree_map(_to(torch.float32), answer)
 
 
 def _to(dtype: torch.dtype) -> Any:
