@@ -28,7 +28,12 @@ _HOMES = {
     "limbeck.train": ("Optimizer", "Training"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = {"functional": "limbeck.functional", "recipes": "limbeck.recipes", "schedules": "limbeck.core.schedules"}
+_MODULES = {
+    "export": "limbeck.export",
+    "functional": "limbeck.functional",
+    "recipes": "limbeck.recipes",
+    "schedules": "limbeck.core.schedules",
+}
 
 __all__ = ["__version__", *sorted({*_HOME_OF, *_MODULES})]  # noqa: PLE0604 - strings, by construction
 

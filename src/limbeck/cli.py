@@ -133,6 +133,20 @@ def evaluate(folder: Path, change: Set = None) -> None:
             typer.echo(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")
 
 
+@app.command(epilog="Example: limbeck export runs/first --to int8")
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    to: Annotated[str, typer.Option("--to", help="onnx, int8, program, folder, or bfloat16.")] = "onnx",
+    out: Annotated[Path | None, typer.Option("--out", help="A folder; RUN/export/FORM when left out.")] = None,
+    change: Set = None,
+) -> None:
+    """Write the saved student of a run in another form, prove that it answers alike, and say what it lost."""
+    from limbeck.exporting import export_run, told  # noqa: PLC0415
+
+    for name, line in told(export_run(folder, to, out, change or ())):
+        typer.echo(f"{name:<14} {line}")
+
+
 @app.command(epilog="Example: limbeck report runs/first")
 def report(folder: Path) -> None:
     """Write the page of a run folder anew from its records, and name it."""

@@ -35,7 +35,6 @@ from limbeck.objectives import KL, Label, Term, as_objective
 from limbeck.remembering import remember
 from limbeck.search import Attempt, Budget, Found, find
 from limbeck.teachers import as_teacher
-from limbeck.teachers.stored import Targets
 from limbeck.teachers.weights import weights_fingerprint
 from limbeck.train import Optimizer, Training
 from limbeck.workshop import Candidate, Workshop
@@ -207,7 +206,9 @@ def _try(job: Job) -> None:
 
 def _taught(original: nn.Module, job: Job, folder: RunFolder, *, views: int | None, progress: bool) -> Any:
     """The original as a teacher; in a folder, its answers, asked for once."""
-    master = as_teacher(copy.deepcopy(original), )
+    master = as_teacher(
+        copy.deepcopy(original),
+    )
     if job.inputs is not None or job.outputs is not None:
         from limbeck.teachers import teacher as made  # noqa: PLC0415
 

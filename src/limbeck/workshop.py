@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.compress import Evidence, Plan, apply, plan, reestimate, stored_bytes
-from limbeck.compress import Prune
+from limbeck.compress import Evidence, Plan, Prune, apply, plan, reestimate, stored_bytes
 from limbeck.core.errors import ConfigError, LimbeckError
 from limbeck.core.folder import RunFolder
 from limbeck.core.seeds import derive
-from limbeck.core.still import undisturbed
 from limbeck.core.taps import Reader
 from limbeck.core.types import Named
 from limbeck.data import Batches, Source
@@ -214,7 +212,9 @@ class Workshop:
         repair. At strength s, of all these measurements in the order of their hurt the share s is made use of.
         """
         table = self._once("sensitivity", candidate.key, lambda: self._sensitivity(candidate, op))
-        hurts = [(hurt, name, ratio) for name, row in table.items() for ratio, hurt in zip(_SENSITIVE, row, strict=True)]
+        hurts = [
+            (hurt, name, ratio) for name, row in table.items() for ratio, hurt in zip(_SENSITIVE, row, strict=True)
+        ]
         shares = dict.fromkeys(table, 0.0)
         taken = strength * len(hurts)
         for index, (_, name, ratio) in enumerate(sorted(hurts)):

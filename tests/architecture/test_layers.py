@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"metrics"},
     "compress": {"evaluation"},
     "search": set(),
-    "export": {"compress"},
+    "export": {"compress", "evaluation"},
     "functional": {"objectives"},
     "costs": {"data", "evaluation", "examining", "export"},
     "evidence": {"costs", "data", "evaluation", "examining", "export", "objectives", "report", "teachers"},
@@ -44,8 +44,9 @@ MAY_IMPORT = {
     "studying": {"costs", "evaluation", "examining", "findings", "recipes", "report", "workflow"},
     "catalog": {"data", "models", "objectives", "recipes", "targets"},
     "comparing": {"evaluation", "findings", "report"},
+    "exporting": {"data", "evaluation", "export", "job", "recipes"},
     "__main__": {"cli"},
-    "cli": {"catalog", "comparing", "recipes", "report", "studying", "workflow"},
+    "cli": {"catalog", "comparing", "exporting", "recipes", "report", "studying", "workflow"},
 }  # fmt: skip
 
 

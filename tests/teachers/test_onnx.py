@@ -77,11 +77,11 @@ def test_inputs_go_in_by_name_by_order_and_by_function(tmp_path):
 def test_it_has_as_many_threads_as_torch_and_says_what_it_ran_on(tmp_path):
     teacher = lb.teacher(onnx_file(tmp_path, 0))
     teacher.open([], batch())
-    assert teacher._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    assert teacher._file.session.get_session_options().intra_op_num_threads == torch.get_num_threads()
     assert teacher.form["providers"] == ["CPUExecutionProvider"]
     assert teacher.words == "the ONNX file net-0.onnx"
     teacher.close()
-    assert teacher._session is None
+    assert teacher._file.session is None
 
 
 def test_channels_that_come_last_are_recognised(tmp_path):

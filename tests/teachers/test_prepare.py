@@ -11,8 +11,9 @@ from torch import nn
 import limbeck as lb
 from limbeck.core import chip
 from limbeck.core.errors import ConfigError, ModelError
+from limbeck.core.parity import Parity, measure
 from limbeck.teachers import ModuleTeacher, weights
-from limbeck.teachers.prepare import Form, Parity, forms, measure
+from limbeck.teachers.prepare import Form, forms
 
 G = torch.Generator().manual_seed(0)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

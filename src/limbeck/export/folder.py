@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_model
 from safetensors.torch import save_model as write_model
 from torch import nn
@@ -16,12 +18,17 @@ from limbeck.core.records import read_object, write_json, write_text
 __all__ = ["load_weights", "read_lineage", "save_model"]
 
 
-def save_model(folder: Path, model: nn.Module, *, lineage: Mapping[str, Any], card: str) -> Path:
+def save_model(
+    folder: Path, model: nn.Module, *, lineage: Mapping[str, Any], card: str, dtype: torch.dtype | None = None
+) -> Path:
     """Write weights, lineage and card, and return the folder. Tied weights are stored once.
+
+    With `dtype` the floats are stored in that type (bfloat16: half the bytes), and loaded into a model of any other.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
+    model = model if dtype is None else copy.deepcopy(model).to(dtype)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         work = folder / ".model.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from torch import nn
@@ -11,14 +12,14 @@ from torch import nn
 from limbeck.core.errors import CheckpointError, problem
 from limbeck.core.setting import build, tagged
 from limbeck.core.taps import Reader
-from limbeck.data import check_labels
+from limbeck.data import Splits, check_labels
 from limbeck.evaluation import Scores, score
 from limbeck.export import load_weights, read_lineage
 from limbeck.job import evaluation
 from limbeck.models import MODELS
-from limbeck.recipes.base import override, read
+from limbeck.recipes.base import Recipe, override, read
 
-__all__ = ["load", "score_saved"]
+__all__ = ["Saved", "load", "opened", "score_saved"]
 
 
 def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
@@ -44,8 +45,23 @@ def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     return load_weights(home, settings.build(tuple(base["shape"]), base["classes"]))
 
 
-def score_saved(folder: Path, changes: Sequence[str] = ()) -> Scores:
-    """Scores of a run's saved student on its recipe's test data, changed by `a.b=c`."""
+class Saved(NamedTuple):
+    """A finished run's student, where it lies, its recipe, and the recipe's data."""
+
+    model: nn.Module
+    home: Path
+    recipe: Recipe
+    splits: Splits
+
+
+def opened(folder: str | Path, changes: Sequence[str] = ()) -> Saved:
+    """A run's saved student with its recipe's data, changed by `a.b=c`, that it was tried on.
+
+    Raises:
+        CheckpointError: the folder holds no finished run, or it is damaged.
+        LimbeckError: the data is not there, or does not fit.
+    """
+    folder = Path(folder)
     model = load(folder)
     file = folder / "recipe.yaml"
     if not file.is_file():
@@ -55,8 +71,13 @@ def score_saved(folder: Path, changes: Sequence[str] = ()) -> Scores:
     except (OSError, yaml.YAMLError) as error:
         raise CheckpointError(problem(str(file), f"cannot be read ({error})", "restore it")) from None
     recipe = override(read(text, str(file)), changes, str(file))
-    test = recipe.data.load().test
-    reader = Reader(model, name="the saved student")
-    signal = reader.probe(next(iter(evaluation(test).epoch(0))), ("logits",))
-    check_labels(test, int(signal["logits"].shape[-1]), "data")
-    return score(reader, evaluation(test).epoch(0))
+    splits = recipe.data.load()
+    signal = Reader(model, name="the saved student").probe(next(iter(evaluation(splits.test).epoch(0))), ("logits",))
+    check_labels(splits.test, int(signal["logits"].shape[-1]), "data")
+    return Saved(model, folder / "student", recipe, splits)
+
+
+def score_saved(folder: Path, changes: Sequence[str] = ()) -> Scores:
+    """Scores of a run's saved student on its recipe's test data, changed by `a.b=c`."""
+    saved = opened(folder, changes)
+    return score(Reader(saved.model, name="the saved student"), evaluation(saved.splits.test).epoch(0))
