@@ -18,7 +18,7 @@ from limbeck.core.setting import as_plain
 from limbeck.core.sharding import shard
 from limbeck.core.taps import Inputs, Outputs, Reader, taps_in
 from limbeck.core.types import Named
-from limbeck.teachers.fold import Survey, cast, fold, lay_out, survey
+from limbeck.core.fold import Survey, cast, fold, lay_out, survey
 from limbeck.teachers.prepare import (
     SMALL_MACS,
     Compile,
