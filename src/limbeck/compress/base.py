@@ -22,7 +22,21 @@ from limbeck.core.taps import Inputs, Outputs, Reader
 from limbeck.core.types import Named
 from limbeck.evaluation.macs import Example, count_macs
 
-__all__ = ["EDITS", "Change", "Evidence", "Left", "Op", "Plan", "Size", "apply", "edit", "plan", "read_plan", "replay"]
+__all__ = [
+    "EDITS",
+    "Change",
+    "Evidence",
+    "Left",
+    "Op",
+    "Plan",
+    "Size",
+    "apply",
+    "edit",
+    "lean",
+    "plan",
+    "read_plan",
+    "replay",
+]
 
 EDITS: dict[str, Edit] = {}
 """Every edit by its name; a file of operations adds its own with `@edit(name)`."""
@@ -40,7 +54,10 @@ def edit(name: str) -> Callable[[Edit], Edit]:
 
 @setting
 class Change:
-    """One edit as plain data: its name in `EDITS`, the module or tensor it is made at, and its settings."""
+    """One edit as plain data: its name in `EDITS`, the module or tensor it is made at, and its settings.
+
+    What a setting called `values` holds decides values alone, and no shape.
+    """
 
     edit: str
     at: str
@@ -106,10 +123,13 @@ class Evidence:
 class Op(Protocol):
     """Frozen settings of a compression step."""
 
-    needs: ClassVar[frozenset[str]]
-    """Of the evidence: "data" (`batches`), "labels" (`y` in them)."""
     follows: ClassVar[frozenset[str]]
     """Kinds of operations that may have been applied before."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of the evidence: "data" (`batches`), "labels" (`y` in them)."""
+        ...
 
     @property
     def kind(self) -> str:
@@ -168,6 +188,17 @@ def read_plan(plain: Any) -> Plan:
     return build(Plan, plain, "plan")  # type: ignore[no-any-return]
 
 
+def lean(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data without the values that its weights were computed from.
+
+    It still gives a fresh model its shapes, and the weights come from the file that they are stored in.
+    """
+    plain: dict[str, Any] = as_plain(plan)
+    for change in plain["changes"]:
+        change["detail"].pop("values", None)
+    return plain
+
+
 def _edit(model: nn.Module, changes: Iterable[Change]) -> None:
     with torch.no_grad():
         for change in changes:
@@ -191,7 +222,10 @@ def _parameters(model: nn.Module) -> int:
 
 def _predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
     """The size after the changes, from a copy without values."""
-    shape = copy.deepcopy(model).to("meta")
+    # Not `.to("meta")`, which gives tied weights a copy each; and no value is copied this way.
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
+    shape = copy.deepcopy(model, memo)
     _edit(shape, changes)
     example = evidence.example(model)
     return Size(parameters=_parameters(shape), macs=count_macs(shape, _meta(example)))
