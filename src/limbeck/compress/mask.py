@@ -98,9 +98,7 @@ class Mask:
     def _against(self, layer: nn.Module, owned_twice: set[int]) -> str:
         """Why this layer is left alone, or nothing."""
         keeper = kept_by(layer)
-        if isinstance(keeper, Masked):
-            owned_twice = owned_twice - {id(layer.parametrizations["weight"].original)}  # type: ignore[index]
-        elif is_parametrized(layer):
+        if is_parametrized(layer) and not isinstance(keeper, Masked):
             return "its weights are shared" if keeper else "it has another parametrisation"
         if id(layer.weight) in owned_twice:
             return "its weight is tied to another layer's"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
 from limbeck.compress.base import Change, Evidence, Left, edit
 from limbeck.core.setting import setting
@@ -117,11 +117,9 @@ class Place(NamedTuple):
 
 
 def kept_by(layer: nn.Module) -> Masked | Shared | None:
-    """What of ours keeps the layer's weight sparse or shared, if anything does."""
-    if not is_parametrized(layer, "weight"):
-        return None
-    chain = layer.parametrizations["weight"]  # type: ignore[index]  # torch types it as Tensor | Module
-    first = chain[0] if len(chain) == 1 else None
+    """What of ours keeps the layer's weight sparse or shared, if that is all that is parametrised about it."""
+    chain = _chain(layer)
+    first = chain[0] if chain is not None and len(chain) == 1 else None
     return first if isinstance(first, Masked | Shared) else None
 
 
@@ -131,7 +129,7 @@ def stored_places(model: nn.Module) -> Iterator[Place]:
         keeper = kept_by(module)
         if keeper is not None:
             prefix = f"{path}.parametrizations.weight." if path else "parametrizations.weight."
-            yield Place(prefix, keeper, module.parametrizations["weight"].original)  # type: ignore[index]
+            yield Place(prefix, keeper, _chain(module).original)
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:
@@ -207,12 +205,21 @@ def bake(model: nn.Module) -> nn.Module:
 
 def settle(layer: nn.Module) -> None:
     """Make the layer's weight a plain parameter again, in place, if something of ours keeps it."""
-    if kept_by(layer) is None:
+    chain = _chain(layer)
+    if kept_by(layer) is None or chain is None:
         return
-    learns = layer.parametrizations["weight"].original.requires_grad  # type: ignore[index]
-    remove_parametrizations(layer, "weight", leave_parametrized=True)
-    # torch writes into the tensor that was held, which for a codebook has another shape: a parameter of its own is clean.
-    layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=learns)  # type: ignore[operator]
+    weight = nn.Parameter(chain().detach().clone(), requires_grad=chain.original.requires_grad)
+    # Not torch's `remove_parametrizations`, which strips the class, and the class is shared by all copies of a layer.
+    del layer._modules["parametrizations"]
+    layer.__class__ = layer.__class__.__bases__[0]
+    layer._parameters = {"weight": weight, **layer._parameters}
+
+
+def _chain(layer: nn.Module) -> Any:
+    """What computes the layer's weight, and nothing else of it."""
+    chains = layer.parametrizations if is_parametrized(layer) else None
+    assert chains is None or isinstance(chains, nn.ModuleDict)
+    return chains["weight"] if chains is not None and list(chains) == ["weight"] else None
 
 
 @edit("bake")
