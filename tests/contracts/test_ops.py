@@ -116,7 +116,9 @@ def test_no_strength_changes_nothing(name, planned):
 @EVERY
 def test_it_changes_answers_only_as_far_as_it_says(name, planned):
     base, batch, found = planned[name]
-    apart = (answers(apply(base, found), batch) if name != "vocabulary" else answers(base, batch)) - answers(base, batch)
+    apart = (answers(apply(base, found), batch) if name != "vocabulary" else answers(base, batch)) - answers(
+        base, batch
+    )
     bound = ROWS[name].lossless
     assert bound is None or apart.abs().max() <= bound
     assert torch.isfinite(apart).all()

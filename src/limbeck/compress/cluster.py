@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from limbeck.compress.base import Change, Evidence, Left, edit
-from limbeck.compress.kmeans import kmeans_1d
+from limbeck.compress.kmeans import Floats, kmeans_1d
 from limbeck.compress.places import CONVS, places, tied
 from limbeck.compress.stored import Shared, kept_by, settle
 from limbeck.core.errors import ConfigError, problem
@@ -54,9 +55,9 @@ class Cluster:
         if not 2 <= self.levels <= 256:
             raise ConfigError(problem("cluster.levels", f"it is {self.levels}", "give 2 to 256"))
 
-    def changes(self, model: nn.Module, evidence: Evidence) -> tuple[Sequence[Change], Sequence[Left]]:
+    def changes(self, model: nn.Module, _evidence: Evidence) -> tuple[Sequence[Change], Sequence[Left]]:
         """One edit a layer that a file can hold in fewer bytes."""
-        kinds = (nn.Linear, *CONVS, nn.Embedding)
+        kinds: tuple[type[nn.Module], ...] = (nn.Linear, *CONVS, nn.Embedding)
         found = places(model, kinds, include=self.include, exclude=self.exclude, where="cluster.include")
         owned_twice = tied(model)
         changes: list[Change] = []
@@ -98,7 +99,7 @@ def _cluster(model: nn.Module, at: str, *, levels: int, per: str, zeros: bool) -
     register_parametrization(layer, "weight", keeper, unsafe=True)  # the codebook has another shape
 
 
-def _indices(row: np.ndarray[tuple[int], np.dtype[np.float64]], levels: int, zeros: bool) -> np.ndarray:  # type: ignore[type-arg]
+def _indices(row: Floats, levels: int, zeros: bool) -> npt.NDArray[np.uint8]:
     """The index of each value's centre [N]; with `zeros`, 0 is for exact zeros and the others are from 1."""
     indices = np.zeros(len(row), dtype=np.uint8)
     taken = row != 0 if zeros else np.ones(len(row), dtype=bool)

@@ -34,10 +34,10 @@ class Factorize:
     Exactly one of `rank`, `ratio` and `energy` says how thin. A layer is left alone, and said so, where the parts
     would weigh as much as the whole: for two parts from k = m·n / (m + n) on.
 
-    With `fit="outputs"` the part kept is that which the layer's own answers on the data lie in, and not the largest part
-    of the weight. With y = W·x it is the least squared error of y that rank k allows: with U the first k eigenvectors of
-    the second moment of y, W becomes U·(Uᵀ·W). That is the optimum of Eckart and Young for the matrix of answers, and the
-    same as whitening the inputs before the decomposition, without an inverse.
+    With `fit="outputs"` what is kept is where the layer's own answers on the data lie, and not the largest part of the
+    weight. With y = W·x it gives the least squared error of y that rank k allows: with U the first k eigenvectors of
+    the second moment of y, W becomes U·(Uᵀ·W). That is the optimum of Eckart and Young for the matrix of answers, and
+    the same as whitening the inputs before the decomposition, without an inverse.
 
     Attributes:
         rank: the same k for every layer; a Tucker decomposition uses it on both sides.
@@ -48,8 +48,9 @@ class Factorize:
         include: patterns of paths to split; `*` stands for anything.
         exclude: patterns of paths to leave alone.
 
-    Source: Denil et al. 2013 (low rank), Jaderberg et al. 2014 and Zhang et al. 2016 section 3 (a convolution and a 1×1,
-    fitted to its responses), Kim et al. 2016 (Tucker-2), Wang et al. 2024, "SVD-LLM", section 3 (whitening).
+    Source: Denil et al. 2013 (low rank); Zhang et al. 2016, "Accelerating very deep convolutional networks", section 3
+    (a convolution and a 1×1, fitted to its responses); Kim et al. 2016, section 3 (Tucker-2); Wang et al. 2024,
+    "SVD-LLM", section 3 (whitening).
     """
 
     kind: Literal["factorize"] = "factorize"
@@ -140,6 +141,9 @@ class Factorize:
                 _enough(torch.linalg.svdvals(weight.transpose(0, 1).flatten(1)).square(), self.energy or 1.0),
                 _enough(torch.linalg.svdvals(weight.flatten(1)).square(), self.energy or 1.0),
             )
+        # Neither side can span more than what the other side and the kernel give it.
+        kernel = weight[0, 0].numel()
+        ranks = min(ranks[0], ranks[1] * kernel), min(ranks[1], ranks[0] * kernel)
         if _tucker_size(weight, *ranks) >= weight.numel():
             left.append(Left(at=path, why=f"ranks {ranks[0]} and {ranks[1]} weigh no less than the whole"))
         else:
@@ -200,7 +204,7 @@ def output_moments(model: nn.Module, layers: Sequence[tuple[str, nn.Module]], ev
 
 @edit("low_rank")
 def _low_rank(model: nn.Module, at: str, *, rank: int, values: Any = None) -> None:
-    layer = find(model, at)
+    layer: Any = find(model, at)
     weight = _weight(layer)
     matrix = weight.flatten(1)
     m, n = matrix.shape
@@ -217,7 +221,7 @@ def _low_rank(model: nn.Module, at: str, *, rank: int, values: Any = None) -> No
         second: nn.Module = nn.Linear(rank, m, bias=layer.bias is not None, device="meta")
     else:
         first = _conv_like(layer, layer.in_channels, rank)
-        second = type(layer)(rank, m, 1, bias=layer.bias is not None, device="meta")  # type: ignore[call-arg,arg-type]
+        second = type(layer)(rank, m, 1, bias=layer.bias is not None, device="meta")
         down, up = down.view(rank, *weight.shape[1:]), up.view(m, rank, *([1] * (weight.dim() - 2)))
     _fill(first, down, None, layer)
     _fill(second, up, layer.bias, layer)
@@ -260,7 +264,8 @@ def _decompose(weight: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Tenso
 
 
 def _left(matrix: Tensor, rank: int) -> Tensor:
-    return torch.linalg.svd(matrix, full_matrices=False).U[:, :rank]
+    basis: Tensor = torch.linalg.svd(matrix, full_matrices=False).U[:, :rank]
+    return basis
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -310,4 +315,5 @@ def _fitting(weight: Tensor, ratio: float) -> tuple[int, int]:
     """The largest ranks, in the proportion of the channels, that weigh at most this share of the whole."""
     outputs, inputs = weight.shape[:2]
     pairs = [(max(round(inputs * step / 256), 1), max(round(outputs * step / 256), 1)) for step in range(256, 0, -1)]
-    return next((pair for pair in pairs if _tucker_size(weight, *pair) <= ratio * weight.numel()), pairs[-1])
+    weighs = ratio * weight.numel()
+    return next((pair for pair in pairs if _tucker_size(weight, *pair) <= weighs), pairs[-1])

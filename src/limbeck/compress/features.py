@@ -222,7 +222,8 @@ def _loss(signal: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> float:
 
 def _at_most(hits: int, rounds: int) -> float:
     """The chance of at most so many hits where each round is a fair coin."""
-    return sum(math.comb(rounds, i) for i in range(hits + 1)) / 2**rounds
+    ways = sum(math.comb(rounds, i) for i in range(hits + 1))
+    return float(ways / 2**rounds)
 
 
 def _readers(model: nn.Module, found: Sequence[tuple[str, nn.Module]], evidence: Evidence, column: str) -> list[str]:

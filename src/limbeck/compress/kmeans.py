@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["kmeans_1d"]
+__all__ = ["Floats", "kmeans_1d"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -17,8 +17,8 @@ def kmeans_1d(values: Floats, k: int) -> Floats:
     """At most `k` centres [k'], rising, that make the sum of squared distances of `values` [N] to the nearest small.
 
     With up to 512 different values it is the optimum, by dynamic programming. With more, they are first gathered in
-    512 bins, half of equal width and half of equal count; the optimum for the bins' means is then improved on the values
-    themselves until no value changes its centre. Memory is N plus bins squared, and never N times k.
+    512 bins, half of equal width and half of equal count; the optimum for the bins' means is then improved on the
+    values themselves until none changes its centre. Memory is N plus bins squared, and never N times k.
 
     Source: Wang & Song 2011, "Ckmeans.1d.dp", section 2 (the programme); Lloyd 1982 (the improvement).
     """

@@ -185,7 +185,7 @@ def _spread(layers: Sequence[nn.Module], sparsity: float) -> list[int]:
     sizes = [_weight(layer).abs().flatten() for layer in layers]
     every = torch.cat(sizes)
     mask = _top(every[None], every.numel() - int(sparsity * every.numel()))[0]
-    return [int(part.sum()) for part in mask.split([len(size) for size in sizes])]
+    return [int(part.sum()) for part in torch.split(mask, [len(size) for size in sizes])]
 
 
 def _groups(pattern: str) -> tuple[int, int]:

@@ -109,7 +109,8 @@ def _merge_linear(model: nn.Module, at: str, *, into: str) -> None:
     first, second = find(model, at), find(model, into)
     weight, bias = _joined(first, second, _double(second.weight) @ _double(first.weight))
     merged = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    _put(model, at, into, merged, weight, bias)
+    replace(model, into, _fill(merged, weight, bias, second.weight))
+    replace(model, at, nn.Identity())
 
 
 @edit("merge_conv")
@@ -126,7 +127,8 @@ def _merge_conv(model: nn.Module, at: str, *, into: str) -> None:
     names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
     geometry = {name: getattr(geometric, name) for name in names}
     merged = type(first)(first.in_channels, second.out_channels, **geometry, bias=bias is not None, device="meta")
-    _put(model, at, into, merged, weight, bias)
+    replace(model, into, _fill(merged, weight, bias, second.weight))
+    replace(model, at, nn.Identity())
 
 
 def _joined(first: nn.Module, second: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -138,15 +140,12 @@ def _joined(first: nn.Module, second: nn.Module, weight: Tensor) -> tuple[Tensor
     return weight, bias
 
 
-def _put(model: nn.Module, at: str, into: str, merged: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-    """The merged layer in the second's place, and nothing in the first's."""
-    old = find(model, into).weight
-    assert isinstance(old, Tensor)
+def _fill(merged: nn.Module, weight: Tensor, bias: Tensor | None, old: Any) -> nn.Module:
+    """The merged layer with these values, in the type of the old weight, learning where that did."""
     merged.weight = nn.Parameter(weight.to(old.dtype).contiguous(), requires_grad=old.requires_grad)
     if bias is not None:
         merged.bias = nn.Parameter(bias.to(old.dtype), requires_grad=old.requires_grad)
-    replace(model, into, merged)
-    replace(model, at, nn.Identity())
+    return merged
 
 
 def _growth(first: nn.Module, second: nn.Module) -> str:
@@ -189,8 +188,8 @@ def average(
     one; None weighs all alike. Floats are averaged in float64 and keep the type of the first. Of whole numbers, a count
     (a single number, as a batch norm's) is the largest, and tables must be the same in all.
 
-    It pays for checkpoints of one run, or fine-tuned from the same weights. The statistics of batch norms do not average
-    to those of the averaged weights: pass some data through in training mode afterwards.
+    It pays for checkpoints of one run, or fine-tuned from the same weights. The statistics of batch norms do not
+    average to those of the averaged weights: pass some data through in training mode afterwards.
 
     Raises:
         ConfigError: there is no checkpoint, or the weights do not fit.

@@ -73,6 +73,6 @@ def watched(layers: Iterable[tuple[str, nn.Module]], see: Any) -> Iterator[None]
         yield
 
 
-def _see(see: Any, path: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+def _see(see: Any, path: str, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: PLR0917 - a hook
     first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
     see(path, layer, first, output)

@@ -183,13 +183,16 @@ def stored_bytes(model: nn.Module) -> int:
 
 @setting
 class Bake:
-    """Write sparse and shared weights out as plain ones: nothing keeps them any more, nor is their file small. Lossless."""
+    """Write sparse and shared weights out as plain ones. Lossless.
+
+    Nothing keeps them any more, nor is their file small.
+    """
 
     kind: Literal["bake"] = "bake"
     needs: ClassVar[frozenset[str]] = frozenset()
     follows: ClassVar[frozenset[str]] = frozenset({"mask", "cluster"})
 
-    def changes(self, model: nn.Module, evidence: Evidence) -> tuple[list[Change], list[Left]]:
+    def changes(self, model: nn.Module, _evidence: Evidence) -> tuple[list[Change], list[Left]]:
         """One edit a parametrised weight."""
         paths = [path for path, module in model.named_modules() if kept_by(module) is not None]
         return [Change(edit="bake", at=path, detail={}) for path in paths], []

@@ -82,7 +82,9 @@ class Vocabulary:
         if beyond:
             wrong = f"id {beyond[0]} is outside the {len(weight)} rows of {paths[0]}"
             raise ConfigError(problem("vocabulary.keep", wrong, "give ids of this embedding, or exclude it"))
-        special |= {layer.padding_idx for _, layer in holders if getattr(layer, "padding_idx", None) is not None}
+        for _, layer in holders:
+            if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
+                special.add(layer.padding_idx)
         wanted = torch.stack([used[path] for path in paths]).any(0)
         wanted[sorted(special)] = True
         kept = wanted.nonzero().flatten().tolist()
