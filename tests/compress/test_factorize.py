@@ -14,6 +14,11 @@ from limbeck.compress.factorize import LowRank
 from limbeck.core.errors import ConfigError
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def given(shape, *more, seed=1):
     g = torch.Generator().manual_seed(seed)
     # Inputs of very different sizes along their axes, as those of real layers are.
@@ -32,7 +37,9 @@ def decaying(out, width, seed=0):
     g = torch.Generator().manual_seed(seed)
     q, _ = torch.linalg.qr(torch.randn(out, out, generator=g))
     p, _ = torch.linalg.qr(torch.randn(width, width, generator=g))
-    layer.weight.data = q[:, : min(out, width)] @ torch.diag(0.8 ** torch.arange(min(out, width))) @ p[: min(out, width)]
+    layer.weight.data = (
+        q[:, : min(out, width)] @ torch.diag(0.8 ** torch.arange(min(out, width))) @ p[: min(out, width)]
+    )
     return nn.Sequential(layer)
 
 
@@ -112,7 +119,9 @@ def test_a_convolution_of_low_tucker_rank_is_split_without_loss(case):
 def test_a_tucker_decomposition_is_no_worse_than_its_first_guess():
     conv = nn.Conv2d(8, 10, 3, bias=False)
     small = changed(nn.Sequential(conv), Factorize(rank=4, conv="tucker"), given((1, 8, 5, 5)))[0]
-    made = torch.einsum("op,pq...,qi->oi...", small.up.weight.flatten(1), small.core.weight, small.down.weight.flatten(1))
+    made = torch.einsum(
+        "op,pq...,qi->oi...", small.up.weight.flatten(1), small.core.weight, small.down.weight.flatten(1)
+    )
     w = conv.weight.detach()
     out = torch.linalg.svd(w.flatten(1)).U[:, :4]
     into = torch.linalg.svd(w.transpose(0, 1).flatten(1)).U[:, :4]

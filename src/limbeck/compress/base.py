@@ -32,6 +32,7 @@ __all__ = [
     "Size",
     "apply",
     "edit",
+    "frame",
     "lean",
     "plan",
     "read_plan",
@@ -179,6 +180,30 @@ def replay(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
     return model
 
 
+def frame(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
+    """What `replay` gives, without the work of its values: a copy that only waits for the weights of a file.
+
+    Tensors that keep their shape hold the base's values, for those that no file holds; others hold nothing yet.
+
+    Raises:
+        ConfigError: an entry of the lineage is no plan.
+        ModelError: one does not fit the model.
+    """
+    outline, sources = _outline(model)
+    for operation in operations:
+        _edit(outline, read_plan(operation).changes)
+    device = next((source.device for source in sources.values()), torch.device("cpu"))
+    made: dict[int, Any] = {}
+    for module in outline.modules():
+        for table in (module._parameters, module._buffers):
+            for name, value in table.items():
+                if value is not None:
+                    if id(value) not in made:
+                        made[id(value)] = _filled(value, sources.get(id(value)), device)
+                    table[name] = made[id(value)]
+    return outline
+
+
 def read_plan(plain: Any) -> Plan:
     """A plan from plain data, as `as_plain(plan)` gives it.
 
@@ -222,13 +247,34 @@ def _parameters(model: nn.Module) -> int:
 
 def _predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
     """The size after the changes, from a copy without values."""
-    # Not `.to("meta")`, which gives tied weights a copy each; and no value is copied this way.
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
-    memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
-    shape = copy.deepcopy(model, memo)
+    shape, _ = _outline(model)
     _edit(shape, changes)
     example = evidence.example(model)
     return Size(parameters=_parameters(shape), macs=count_macs(shape, _meta(example)))
+
+
+def _outline(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
+    """A copy on the meta device, and which tensor each of its tensors stands for, by identity.
+
+    Not `.to("meta")`, which gives tied weights a copy each; and no value is copied this way.
+    """
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for parameter in model.parameters():
+        pairs.append((parameter, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)))
+    pairs += [(buffer, buffer.detach().to("meta")) for buffer in model.buffers()]
+    outline = copy.deepcopy(model, {id(own): empty for own, empty in pairs})
+    return outline, {id(empty): own for own, empty in pairs}
+
+
+def _filled(value: Tensor, source: Tensor | None, device: torch.device) -> Tensor:
+    """A tensor of this shape, with the values of what it stands for."""
+    if source is not None and source.shape == value.shape:
+        real = source.detach().clone()
+    elif value.is_meta:
+        real = torch.zeros(value.shape, dtype=value.dtype, device=device)
+    else:
+        real = value.detach().clone()
+    return nn.Parameter(real, value.requires_grad) if isinstance(value, nn.Parameter) else real
 
 
 def _meta(example: Example) -> Example:

@@ -93,17 +93,19 @@ def _cluster(model: nn.Module, at: str, *, levels: int, per: str, zeros: bool) -
     if rows.is_meta:
         indices = torch.empty(rows.shape, dtype=torch.uint8, device="meta")
     else:
-        found = [_indices(row, levels, zeros) for row in rows.double().cpu().numpy()]
+        # A channel has few values, and there are many channels.
+        bins = 512 if len(rows) == 1 else max(128, 2 * levels)
+        found = [_indices(row, levels, zeros, bins) for row in rows.double().cpu().numpy()]
         indices = torch.from_numpy(np.stack(found)).to(rows.device)
     keeper = Shared(indices, tuple(weight.shape), levels=levels, zeros=zeros)
     register_parametrization(layer, "weight", keeper, unsafe=True)  # the codebook has another shape
 
 
-def _indices(row: Floats, levels: int, zeros: bool) -> npt.NDArray[np.uint8]:
+def _indices(row: Floats, levels: int, zeros: bool, bins: int) -> npt.NDArray[np.uint8]:
     """The index of each value's centre [N]; with `zeros`, 0 is for exact zeros and the others are from 1."""
     indices = np.zeros(len(row), dtype=np.uint8)
     taken = row != 0 if zeros else np.ones(len(row), dtype=bool)
     if taken.any():
-        centres = kmeans_1d(row[taken], levels - zeros)
+        centres = kmeans_1d(row[taken], levels - zeros, bins=bins)
         indices[taken] = np.searchsorted((centres[1:] + centres[:-1]) / 2, row[taken]) + zeros
     return indices

@@ -9,16 +9,16 @@ __all__ = ["Floats", "kmeans_1d"]
 
 Floats = npt.NDArray[np.float64]
 
-_BINS = 512
 _ROUNDS = 100
 
 
-def kmeans_1d(values: Floats, k: int) -> Floats:
+def kmeans_1d(values: Floats, k: int, *, bins: int = 512) -> Floats:
     """At most `k` centres [k'], rising, that make the sum of squared distances of `values` [N] to the nearest small.
 
-    With up to 512 different values it is the optimum, by dynamic programming. With more, they are first gathered in
-    512 bins, half of equal width and half of equal count; the optimum for the bins' means is then improved on the
-    values themselves until none changes its centre. Memory is N plus bins squared, and never N times k.
+    With up to `bins` different values it is the optimum, by dynamic programming. With more, they are first gathered in
+    so many bins, half of equal width and half of equal count; the optimum for the bins' means is then improved on the
+    values themselves until none changes its centre. Time is k times bins squared, memory N plus bins squared, and
+    never N times k.
 
     Source: Wang & Song 2011, "Ckmeans.1d.dp", section 2 (the programme); Lloyd 1982 (the improvement).
     """
@@ -26,9 +26,9 @@ def kmeans_1d(values: Floats, k: int) -> Floats:
     distinct, counts = np.unique(ordered, return_counts=True)
     if len(distinct) <= k:
         return distinct
-    if len(distinct) <= _BINS:
+    if len(distinct) <= bins:
         return _optimum(distinct, counts.astype(np.float64), k)
-    half = _BINS // 2
+    half = bins // 2
     edges = np.union1d(np.linspace(ordered[0], ordered[-1], half)[1:], ordered[:: -(-len(ordered) // half)])
     ends = np.unique(np.concatenate([[0], np.searchsorted(ordered, edges), [len(ordered)]]))
     total = np.concatenate([[0.0], np.cumsum(ordered)])

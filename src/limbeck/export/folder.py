@@ -10,7 +10,7 @@ from safetensors.torch import load_file, load_model, save_file
 from safetensors.torch import save_model as write_model
 from torch import nn
 
-from limbeck.compress.base import Plan, lean, replay
+from limbeck.compress.base import Plan, frame, lean
 from limbeck.compress.stored import pack, stored_places, unpack
 from limbeck.core.errors import CheckpointError, LimbeckError, problem
 from limbeck.core.records import read_object, write_json, write_text
@@ -82,7 +82,7 @@ def rebuild(folder: Path, base: nn.Module, operations: Any) -> nn.Module:
         wrong = "is damaged: its `operations` are no list"
         raise CheckpointError(problem(where, wrong, "restore it, or compress the model again"))
     try:
-        model = replay(base, operations)
+        model = frame(base, operations)
     except Exception as error:  # a damaged plan may fail in any way
         said = str(error).splitlines()[0].rstrip(".") if isinstance(error, LimbeckError) else repr(error)
         wrong = f"its operations cannot be replayed on this {type(base).__name__} ({said})"
