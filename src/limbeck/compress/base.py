@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import ConfigError, problem
+from limbeck.core.errors import ConfigError, ModelError, problem
 from limbeck.core.setting import as_plain, build, setting
 from limbeck.core.still import undisturbed
 from limbeck.core.surgery import Edit, run
@@ -192,14 +192,15 @@ def frame(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
     outline, sources = _outline(model)
     for operation in operations:
         _edit(outline, read_plan(operation).changes)
-    device = next((source.device for source in sources.values()), torch.device("cpu"))
+    device = next((own.device for _, own in sources.values()), torch.device("cpu"))
     made: dict[int, Any] = {}
     for module in outline.modules():
         for table in (module._parameters, module._buffers):
             for name, value in table.items():
                 if value is not None:
                     if id(value) not in made:
-                        made[id(value)] = _filled(value, sources.get(id(value)), device)
+                        _, own = sources.get(id(value), (None, None))
+                        made[id(value)] = _filled(value, own, device)
                     table[name] = made[id(value)]
     return outline
 
@@ -246,15 +247,21 @@ def _parameters(model: nn.Module) -> int:
 
 
 def _predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
-    """The size after the changes, from a copy without values."""
+    """The size after the changes, from a copy without values where the model can be called on one."""
     shape, _ = _outline(model)
     _edit(shape, changes)
     example = evidence.example(model)
-    return Size(parameters=_parameters(shape), macs=count_macs(shape, _meta(example)))
+    try:
+        macs = count_macs(shape, _meta(example))
+    except ModelError:  # its way depends on values, as where a mask of padding is read
+        changed = copy.deepcopy(model)
+        _edit(changed, changes)
+        macs = count_macs(changed, example)
+    return Size(parameters=_parameters(shape), macs=macs)
 
 
-def _outline(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
-    """A copy on the meta device, and which tensor each of its tensors stands for, by identity.
+def _outline(model: nn.Module) -> tuple[nn.Module, dict[int, tuple[Tensor, Tensor]]]:
+    """A copy on the meta device, and by identity each of its tensors with the one it stands for.
 
     Not `.to("meta")`, which gives tied weights a copy each; and no value is copied this way.
     """
@@ -263,7 +270,7 @@ def _outline(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
         pairs.append((parameter, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)))
     pairs += [(buffer, buffer.detach().to("meta")) for buffer in model.buffers()]
     outline = copy.deepcopy(model, {id(own): empty for own, empty in pairs})
-    return outline, {id(empty): own for own, empty in pairs}
+    return outline, {id(empty): (empty, own) for own, empty in pairs}  # held, so that no identity is given again
 
 
 def _filled(value: Tensor, source: Tensor | None, device: torch.device) -> Tensor:

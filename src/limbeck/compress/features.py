@@ -33,9 +33,10 @@ class Features:
     The layers get a `Select` before them, so the data keeps its columns; what a column contributed on average goes to
     the bias. Which columns go:
 
-    - "shadow": those that, in `rounds` forests grown on the table beside a shuffled copy of each column, beat the best
-      shuffled copy no more often than chance allows: rejected by a one-sided binomial test at `alpha`, shared among the
-      columns (Bonferroni). Columns for which neither is shown stay. It looks at the data and not at the network.
+    - "shadow": `rounds` forests are grown on the table beside a shuffled copy of each column. A column goes if it beats
+      the best shuffled copy in fewer of them than a fair coin would, by a binomial test at `alpha` shared among the
+      columns (Bonferroni). One that is shown to beat it more often stays; of the others `undecided` says what is
+      done. It looks at the data and not at the network. The luckiest of many useless columns is often undecided.
     - "permutation": those whose shuffling raises the network's own loss by at most `tolerance` of it, in the mean of
       `rounds`.
     - "ablation": the same, with the column held at its mean.
@@ -47,6 +48,7 @@ class Features:
         tolerance: the rise of the loss, as a share of it, that still counts as none ("permutation", "ablation").
         alpha: the level of the test ("shadow").
         rounds: shufflings, or forests.
+        undecided: what is done with columns for which "shadow" shows neither.
         include: patterns of paths of layers that may be cut; `*` stands for anything.
         exclude: patterns of paths to leave alone.
 
@@ -61,6 +63,7 @@ class Features:
     tolerance: float = 0.001
     alpha: float = 0.05
     rounds: int = 20
+    undecided: Literal["keep", "drop"] = "keep"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -100,7 +103,11 @@ class Features:
         if self.by == "shadow":
             hits, importance = shadow_hits(table, y, rounds=self.rounds, seed=evidence.seed)
             level = self.alpha / table.shape[1]
-            return [c for c, hit in enumerate(hits) if _at_most(int(hit), self.rounds) <= level], importance
+            below = [_at_most(int(hit), self.rounds) <= level for hit in hits]
+            # The coin is fair: to win at least `hit` times is as likely as to lose at least as often.
+            above = [_at_most(self.rounds - int(hit), self.rounds) <= level for hit in hits]
+            gone = below if self.undecided == "keep" else [not shown for shown in above]
+            return [c for c, out in enumerate(gone) if out], importance
         rise, loss = loss_increase(model, evidence, self.column, rounds=self.rounds, shuffled=self.by == "permutation")
         return [c for c, value in enumerate(rise) if value <= self.tolerance * loss], rise
 
