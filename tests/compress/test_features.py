@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from limbeck.compress import Evidence, Features, apply, kept_columns, plan
+from limbeck.compress import Evidence, Features, apply, features, kept_columns, plan
 from limbeck.compress.features import Selected, _at_most, loss_increase
 from limbeck.core.errors import ConfigError, DataError
 
@@ -54,20 +54,32 @@ def accuracy(model, x, y):
 
 @pytest.mark.parametrize(
     "op",
-    [Features(undecided="drop"), Features(), Features(by="permutation", tolerance=0.1, rounds=5)],
-    ids=["shadow", "shadow, undecided stay", "permutation"],
+    [Features(undecided="drop"), Features(by="permutation", tolerance=0.1, rounds=5)],
+    ids=lambda op: op.by,
 )
 def test_thirty_useless_columns_are_found_and_quality_holds(op, fitted):
     model, x, y, useful = fitted
     found = plan(model, op, evidence(x, y))
     kept = set(kept_columns(found)["1"])
-    assert useful <= kept
-    assert len(kept - useful) <= (3 if op == Features() else 0)
+    assert kept == useful
     small = apply(model, found)
     x_new, y_new, _ = table(seed=1, n=2_000)
     assert accuracy(small, x_new, y_new) >= accuracy(model, x_new, y_new) - 0.005
     assert found.after.parameters == found.before.parameters - 32 * (40 - len(kept))
     assert isinstance(small[1], Selected)
+
+
+def test_a_column_goes_or_stays_by_how_often_it_beats_the_shadows(fitted, monkeypatch):
+    model, x, y, _ = fitted
+    hits = np.full(40, 20.0)
+    hits[:6] = [0, 2, 3, 17, 18, 20]
+    monkeypatch.setattr(features, "shadow_hits", lambda *_, **__: (hits, hits))
+    for undecided, gone in (("keep", {0, 1}), ("drop", {0, 1, 2, 3})):
+        op = Features(undecided=undecided, rounds=20)
+        p = [binomtest(int(h), 20, 0.5, alternative="less" if undecided == "keep" else "greater").pvalue for h in hits]
+        shown = {c for c in range(40) if p[c] <= 0.05 / 40}
+        assert gone == (shown if undecided == "keep" else set(range(40)) - shown)
+        assert set(range(40)) - set(kept_columns(plan(model, op, evidence(x, y)))["1"]) == gone
 
 
 @pytest.mark.parametrize("by", ["permutation", "ablation"])

@@ -1,6 +1,6 @@
 """One-dimensional k-means finds what trying everything finds, and no worse than scikit-learn on many values."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -19,9 +19,7 @@ def best_of_all(values, k):
     """The least inertia over all ways to cut sorted values into k runs."""
     values = np.sort(values)
     cuts = ((0, *cut, len(values)) for cut in combinations(range(1, len(values)), k - 1))
-    return min(
-        sum(((p := values[a:b]) - p.mean()) @ (p - p.mean()) for a, b in zip(c, c[1:], strict=False)) for c in cuts
-    )
+    return min(sum(((p := values[a:b]) - p.mean()) @ (p - p.mean()) for a, b in pairwise(c)) for c in cuts)
 
 
 @settings(max_examples=60, deadline=None)

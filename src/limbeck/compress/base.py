@@ -32,9 +32,12 @@ __all__ = [
     "Size",
     "apply",
     "edit",
+    "edited",
     "frame",
+    "hollow",
     "lean",
     "plan",
+    "predict",
     "read_plan",
     "replay",
 ]
@@ -124,13 +127,13 @@ class Evidence:
 class Op(Protocol):
     """Frozen settings of a compression step."""
 
-    follows: ClassVar[frozenset[str]]
-    """Kinds of operations that may have been applied before."""
-
     @property
     def needs(self) -> frozenset[str]:
         """Of the evidence: "data" (`batches`), "labels" (`y` in them)."""
         ...
+
+    follows: ClassVar[frozenset[str]]
+    """Kinds of operations that may have been applied before."""
 
     @property
     def kind(self) -> str:
@@ -153,7 +156,7 @@ def plan(model: nn.Module, op: Op, evidence: Evidence) -> Plan:
     with undisturbed(model):
         before = _size(model, evidence)
         changes, left = op.changes(model, evidence)
-    after = _predict(model, changes, evidence) if changes else before
+    after = predict(model, changes, evidence) if changes else before
     return Plan(op=as_plain(op), changes=tuple(changes), before=before, after=after, left=tuple(left))
 
 
@@ -163,9 +166,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ModelError: the plan does not fit the model.
     """
-    changed = copy.deepcopy(model)
-    _edit(changed, plan.changes)
-    return changed
+    return edited(model, plan.changes)
 
 
 def replay(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
@@ -180,31 +181,6 @@ def replay(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
     return model
 
 
-def frame(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
-    """What `replay` gives, without the work of its values: a copy that only waits for the weights of a file.
-
-    Tensors that keep their shape hold the base's values, for those that no file holds; others hold nothing yet.
-
-    Raises:
-        ConfigError: an entry of the lineage is no plan.
-        ModelError: one does not fit the model.
-    """
-    outline, sources = _outline(model)
-    for operation in operations:
-        _edit(outline, read_plan(operation).changes)
-    device = next((own.device for _, own in sources.values()), torch.device("cpu"))
-    made: dict[int, Any] = {}
-    for module in outline.modules():
-        for table in (module._parameters, module._buffers):
-            for name, value in table.items():
-                if value is not None:
-                    if id(value) not in made:
-                        _, own = sources.get(id(value), (None, None))
-                        made[id(value)] = _filled(value, own, device)
-                    table[name] = made[id(value)]
-    return outline
-
-
 def read_plan(plain: Any) -> Plan:
     """A plan from plain data, as `as_plain(plan)` gives it.
 
@@ -214,21 +190,15 @@ def read_plan(plain: Any) -> Plan:
     return build(Plan, plain, "plan")  # type: ignore[no-any-return]
 
 
-def lean(plan: Plan) -> dict[str, Any]:
-    """A plan as plain data without the values that its weights were computed from.
+def edited(model: nn.Module, changes: Iterable[Change]) -> nn.Module:
+    """A copy of `model` with the changes made in their order.
 
-    It still gives a fresh model its shapes, and the weights come from the file that they are stored in.
+    Raises:
+        ModelError: one does not fit the model.
     """
-    plain: dict[str, Any] = as_plain(plan)
-    for change in plain["changes"]:
-        change["detail"].pop("values", None)
-    return plain
-
-
-def _edit(model: nn.Module, changes: Iterable[Change]) -> None:
-    with torch.no_grad():
-        for change in changes:
-            run(EDITS, change.edit, model, change.at, change.detail)
+    changed = copy.deepcopy(model)
+    _edit(changed, changes)
+    return changed
 
 
 def _check(op: Op, evidence: Evidence) -> None:
@@ -246,31 +216,71 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
+def predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
     """The size after the changes, from a copy without values where the model can be called on one."""
-    shape, _ = _outline(model)
-    _edit(shape, changes)
+    shape = edited(hollow(model), changes)
     example = evidence.example(model)
     try:
         macs = count_macs(shape, _meta(example))
     except ModelError:  # its way depends on values, as where a mask of padding is read
-        changed = copy.deepcopy(model)
-        _edit(changed, changes)
-        macs = count_macs(changed, example)
+        macs = count_macs(edited(model, changes), example)
     return Size(parameters=_parameters(shape), macs=macs)
 
 
-def _outline(model: nn.Module) -> tuple[nn.Module, dict[int, tuple[Tensor, Tensor]]]:
-    """A copy on the meta device, and by identity each of its tensors with the one it stands for.
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, without values: tied tensors stay tied, as `Module.to` would not keep them."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        memo[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        )
+    return copy.deepcopy(model, memo)
 
-    Not `.to("meta")`, which gives tied weights a copy each; and no value is copied this way.
+
+def lean(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data without the values that its weights were computed from.
+
+    It still gives a fresh model its shapes, and the weights come from the file that they are stored in.
     """
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for parameter in model.parameters():
-        pairs.append((parameter, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)))
-    pairs += [(buffer, buffer.detach().to("meta")) for buffer in model.buffers()]
-    outline = copy.deepcopy(model, {id(own): empty for own, empty in pairs})
-    return outline, {id(empty): (empty, own) for own, empty in pairs}  # held, so that no identity is given again
+    plain: dict[str, Any] = as_plain(plan)
+    for change in plain["changes"]:
+        change["detail"].pop("values", None)
+    return plain
+
+
+def frame(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
+    """What `replay` gives, without the work of its values: a copy that only waits for the weights of a file.
+
+    Tensors that keep their shape hold the base's values, for those that no file holds; others hold nothing yet.
+
+    Raises:
+        ConfigError: an entry of the lineage is no plan.
+        ModelError: one does not fit the model.
+    """
+    outline = hollow(model)
+    sources: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, and held, so that none is given again
+    for tensors in (nn.Module.parameters, nn.Module.buffers):
+        sources |= {id(empty): (empty, own) for empty, own in zip(tensors(outline), tensors(model), strict=True)}
+    for operation in operations:
+        _edit(outline, read_plan(operation).changes)
+    device = next((own.device for _, own in sources.values()), torch.device("cpu"))
+    made: dict[int, Any] = {}
+    for module in outline.modules():
+        for table in (module._parameters, module._buffers):
+            for name, value in table.items():
+                if value is not None:
+                    if id(value) not in made:
+                        _, own = sources.get(id(value), (None, None))
+                        made[id(value)] = _filled(value, own, device)
+                    table[name] = made[id(value)]
+    return outline
+
+
+def _edit(model: nn.Module, changes: Iterable[Change]) -> None:
+    with torch.no_grad():
+        for change in changes:
+            run(EDITS, change.edit, model, change.at, change.detail)
 
 
 def _filled(value: Tensor, source: Tensor | None, device: torch.device) -> Tensor:

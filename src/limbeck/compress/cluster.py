@@ -47,7 +47,7 @@ class Cluster:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     follows: ClassVar[frozenset[str]] = frozenset(
-        {"prune", "filter", "merge", "vocabulary", "features", "bake", "factorize", "mask"}
+        {"prune", "depth", "merge_units", "merge", "vocabulary", "features", "bake", "factorize", "mask"}
     )
 
     def __post_init__(self) -> None:

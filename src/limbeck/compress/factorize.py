@@ -62,7 +62,9 @@ class Factorize:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
-    follows: ClassVar[frozenset[str]] = frozenset({"prune", "filter", "merge", "vocabulary", "features", "bake"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "merge_units", "merge", "vocabulary", "features", "bake"}
+    )
 
     def __post_init__(self) -> None:
         """Refuse what says nothing, or two things."""

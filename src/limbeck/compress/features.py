@@ -68,7 +68,7 @@ class Features:
     exclude: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "labels"})
-    follows: ClassVar[frozenset[str]] = frozenset({"prune", "filter", "merge", "bake", "vocabulary"})
+    follows: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "merge_units", "merge", "bake", "vocabulary"})
 
     def __post_init__(self) -> None:
         """Refuse what cannot be judged by."""

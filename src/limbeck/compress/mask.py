@@ -50,7 +50,7 @@ class Mask:
     exclude: tuple[str, ...] = ()
 
     follows: ClassVar[frozenset[str]] = frozenset(
-        {"prune", "filter", "merge", "vocabulary", "features", "bake", "factorize", "mask"}
+        {"prune", "depth", "merge_units", "merge", "vocabulary", "features", "bake", "factorize", "mask"}
     )
 
     def __post_init__(self) -> None:

@@ -48,7 +48,9 @@ class Merge:
     exclude: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    follows: ClassVar[frozenset[str]] = frozenset({"prune", "filter", "vocabulary", "features", "bake", "factorize"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "merge_units", "vocabulary", "features", "bake", "factorize"}
+    )
 
     def changes(self, model: nn.Module, evidence: Evidence) -> tuple[Sequence[Change], Sequence[Left]]:
         """One edit a merger, in the order that they are made in."""

@@ -43,7 +43,9 @@ class Vocabulary:
     exclude: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
-    follows: ClassVar[frozenset[str]] = frozenset({"prune", "filter", "merge", "bake", "factorize", "features"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "merge_units", "merge", "bake", "factorize", "features"}
+    )
 
     def changes(self, model: nn.Module, evidence: Evidence) -> tuple[Sequence[Change], Sequence[Left]]:
         """One edit a weight, at the first embedding that holds it."""
