@@ -21,6 +21,8 @@ _HOMES = {
     "limbeck.models.reused": ("reuse_head",),
     "limbeck.recipes.saved": ("load",),
     "limbeck.remembering": ("remember",),
+    "limbeck.search": ("Budget",),
+    "limbeck.squeezing": ("squeeze",),
     "limbeck.studying": ("study",),
     "limbeck.targets": ("Dense", "Sampled", "TopK"),
     "limbeck.teachers": ("teacher",),
@@ -29,6 +31,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = {
+    "compress": "limbeck.compress",
     "export": "limbeck.export",
     "functional": "limbeck.functional",
     "recipes": "limbeck.recipes",

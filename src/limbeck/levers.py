@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 _UNSET: dict[str, dict[str, Any]] = {
-    "prune": {"macs": None, "parameters": None, "rounds": 1},
+    "prune": {"macs": None, "parameters": None, "ratios": None, "rounds": 1},
     "depth": {"count": None},
     "factorize": {"rank": None, "energy": None},
     "mask": {"pattern": None},
@@ -65,8 +65,8 @@ def steps(ops: Sequence[Any] | None, budget: Budget) -> list[Step]:
 
     Args:
         ops: operations, or their names, in any order that the table allows; those given as a setting begin with the
-            strength that they state, and those given by name with what the costs ask for. None takes "prune", and with a
-            budget of bytes or latency also "quantize".
+            strength that they state, and those given by name with what the costs ask for. None takes "prune", and
+            with a budget of bytes or latency also "quantize".
         budget: what is asked for.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`lb.squeeze`: a model made smaller until it fits a budget; each step is scored beside the original, and undone if it breaks."""
+"""`lb.squeeze`: a model made smaller until it fits a budget; each step is scored, and undone if it breaks something."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from limbeck import report
-from limbeck.compress import Plan, lean
+from limbeck.compress import Plan
 from limbeck.core.check import whole
 from limbeck.core.errors import ConfigError, ModelError, nearest, problem
 from limbeck.core.extras import need
@@ -27,6 +27,7 @@ from limbeck.data import Augmentation, as_source, split
 from limbeck.data import describe as describe_augmentation
 from limbeck.evaluation.study import document
 from limbeck.evidence import arm, describe, footprints
+from limbeck.examining import Subject
 from limbeck.export import save_model
 from limbeck.export.onnx import OnnxModel
 from limbeck.job import Job
@@ -34,14 +35,15 @@ from limbeck.levers import Step, steps
 from limbeck.objectives import KL, Label, Term, as_objective
 from limbeck.remembering import remember
 from limbeck.search import Attempt, Budget, Found, find
-from limbeck.teachers import as_teacher
-from limbeck.teachers.weights import weights_fingerprint
+from limbeck.teachers import teacher as make_teacher
 from limbeck.train import Optimizer, Training
-from limbeck.workshop import Candidate, Workshop
+from limbeck.workshop import Candidate, Workshop, first_of
 
 __all__ = ["Squeezed", "squeeze"]
 
 Say = Callable[[str], None]
+
+_UNITS = {"parameters": "parameters", "bytes": "bytes", "macs": "multiply-accumulates", "latency": "seconds a call"}
 
 
 @dataclass
@@ -195,24 +197,16 @@ def _try(job: Job) -> None:
     Raises:
         ModelError: it cannot be called, or has no logits.
     """
-    from limbeck.workshop import _first  # noqa: PLC0415
-
     reader = Reader(job.student, inputs=job.inputs, outputs=job.outputs)
     try:
-        reader.probe(_first(job.train, 2), ("logits",))
+        reader.probe(first_of(job.train, 2), ("logits",))
     finally:
         reader.close()
 
 
 def _taught(original: nn.Module, job: Job, folder: RunFolder, *, views: int | None, progress: bool) -> Any:
     """The original as a teacher; in a folder, its answers, asked for once."""
-    master = as_teacher(
-        copy.deepcopy(original),
-    )
-    if job.inputs is not None or job.outputs is not None:
-        from limbeck.teachers import teacher as made  # noqa: PLC0415
-
-        master = made(copy.deepcopy(original), inputs=job.inputs, outputs=job.outputs)
+    master = make_teacher(copy.deepcopy(original), inputs=job.inputs, outputs=job.outputs)
     needs = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
     if folder.path is None or not needs or any("@" in name or name != "logits" for name in needs):
         return master
@@ -226,7 +220,7 @@ def _recipe(model: nn.Module, job: Job, budget: Budget, chain: Sequence[Step], *
     return {
         "squeeze": as_plain(budget),
         "ops": [as_plain(step.op) | {"begins": step.lever.first} for step in chain],
-        "model": {"class": describe(model), "weights": weights_fingerprint(model)},
+        "model": {"class": describe(model), "weights": make_teacher(model).fingerprint()},
         "data": {name: getattr(job, name).fingerprint() for name in ("train", "val")},
         "objective": as_plain(job.objective),
         "training": {**as_plain(job.training), "epochs": epochs},
@@ -250,8 +244,8 @@ def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str
     scores = {"original": shop.scored(shop.original, final), "model": shop.scored(best, final)}
     costs = {"original": dict(shop.weigh(shop.original)), "model": dict(found.best.costs)}
     words = list(_words(found, scores, costs))
-    sizes = footprints({"teacher": (shop.original.model, job.inputs, job.outputs),
-                        "student": (best.model, job.inputs, job.outputs)}, job.val)  # fmt: skip
+    sizes = footprints({"teacher": Subject(shop.original.model, job.inputs, job.outputs),
+                        "student": Subject(best.model, job.inputs, job.outputs)}, job.val)  # fmt: skip
     arms = {
         "teacher": arm("teacher", "Original", describe(shop.original.model),
                        runs=[{"seed": job.seed, "scores": scores["original"]}], footprint=sizes.get("teacher")),
@@ -261,9 +255,10 @@ def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str
     }  # fmt: skip
     said = document(title=folder.path.name if folder.path else "squeeze", story=" ".join(words), split=split,
                     arms=arms, classes=job.train.class_names, notes=words)  # fmt: skip
+    attempts = [as_plain(attempt) for attempt in found.attempts]
     evidence = {
         "format": 1,
-        "attempts": [as_plain(attempt) for attempt in found.attempts],
+        "attempts": attempts,
         "limits": {"ceilings": dict(found.limits.ceilings), "floors": dict(found.limits.floors),
                    "lids": dict(found.limits.lids)},
         "best": found.best.number,
@@ -274,30 +269,28 @@ def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str
         file = _saved(folder.path, best, words, said)
         folder.finish(said, seconds, evidence=evidence)
         report.render(folder.path)
-    return Squeezed(best.model, file, found.met, words, evidence["attempts"], scores, costs, best.plans, said,
+    return Squeezed(best.model, file, found.met, words, attempts, scores, costs, best.plans, said,
                     evidence, folder)  # fmt: skip
 
 
 def _saved(home: Path, best: Candidate, words: Sequence[str], said: Mapping[str, Any]) -> OnnxModel | None:
     """The result in `student/`: weights, lineage and card, and the file of 8-bit numbers where there is one."""
-    lineage = {"base": {"class": describe(best.model)}, "operations": [lean(plan) for plan in best.plans]}
+    lineage = {"base": {"class": describe(best.model)}}
     card = "\n".join([f"# {said['title']}", "", *words, "", "Load it with `limbeck.load(folder, into=model)`, where",
                       "`model` is the original's class; its shapes are those of `lineage.json`.", ""])  # fmt: skip
-    save_model(home / "student", best.model, lineage=lineage, card=card)
+    save_model(home / "student", best.model, lineage=lineage, card=card, operations=best.plans)
     if best.file is None:
         return None
     path = home / "student" / "model.int8.onnx"
-    best.file.copy_to(path)
-    return OnnxModel(path, record=best.file.record)
+    return best.file.copy_to(path)
 
 
 def _words(
     found: Found[Candidate], scores: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Mapping[str, float]]
 ) -> Iterator[str]:
     """What came out, in sentences."""
-    units = {"parameters": "parameters", "bytes": "bytes", "macs": "multiply-accumulates", "latency": "time"}
-    shares = [f"{costs['model'][name] / costs['original'][name]:.1%} of the {units[name]}"
-              for name in units if name in costs["model"]]  # fmt: skip
+    shares = [f"{costs['model'][name] / costs['original'][name]:.1%} of the {_UNITS[name]}"
+              for name in _UNITS if name in costs["model"]]  # fmt: skip
     lead = "The whole budget is met" if found.met else "The budget is not met; this is the nearest that holds"
     yield f"{lead}: {', '.join(shares)}."
     for name in ("accuracy", "macro_recall", "macro_f1", "r2"):
@@ -306,4 +299,5 @@ def _words(
             yield f"{name.replace('_', ' ').capitalize()}: {after:.4f}, the original's {before:.4f}."
     for name, factor in found.missed.items():
         most = found.limits.ceilings[name]
-        yield f"Missed: {units[name]} of {found.best.costs[name]:.4g} where {most:.4g} were asked for ({factor:.2f} times)."
+        has = found.best.costs[name]
+        yield f"Missed: {has:.4g} {_UNITS[name]} where {most:.4g} were asked for, {factor:.2f} times as much."

@@ -32,7 +32,7 @@ from limbeck.levers import Step
 from limbeck.member import train_member
 from limbeck.search import Lever
 
-__all__ = ["Candidate", "Workshop"]
+__all__ = ["Candidate", "Workshop", "first_of"]
 
 _STRUCTURAL = ("prune", "depth", "merge_units")
 _READ = 512
@@ -78,8 +78,8 @@ class Workshop:
         self.steps = {step.lever.name: step for step in chain}
         self.files = "quantize" in self.steps
         self.known = {(line["what"], line["key"]): line["value"] for line in folder.lines if line["kind"] == "found"}
-        self.example = _first(job.val, batch)
-        self.evidence = Evidence(batch=_first(job.train, 4), batches=lambda: _batches(job.train, _READ),
+        self.example = first_of(job.val, batch)
+        self.evidence = Evidence(batch=first_of(job.train, 4), batches=lambda: _batches(job.train, _READ),
                                  inputs=job.inputs, outputs=job.outputs, seed=derive(job.seed, "compress"))  # fmt: skip
         self.original = Candidate("original", copy.deepcopy(job.student).cpu())
         self._runtime: dict[str, nn.Module] = {}
@@ -114,7 +114,8 @@ class Workshop:
 
     def weigh(self, candidate: Candidate) -> Mapping[str, float]:
         """Parameters, bytes as stored (of the file, where a chain ends in one), operations and seconds a call."""
-        return self._once("weighed", candidate.key, lambda: self._weighed(candidate))
+        found: Mapping[str, float] = self._once("weighed", candidate.key, lambda: self._weighed(candidate))
+        return found
 
     def _weighed(self, candidate: Candidate) -> dict[str, float]:
         model = candidate.model
@@ -158,7 +159,8 @@ class Workshop:
 
     def score(self, candidate: Candidate) -> Mapping[str, Any]:
         """Its scores on the validation samples."""
-        return self._once("scored", candidate.key, lambda: self.scored(candidate, self.job.val))
+        found: Mapping[str, Any] = self._once("scored", candidate.key, lambda: self.scored(candidate, self.job.val))
+        return found
 
     def scored(self, candidate: Candidate, source: Source) -> dict[str, Any]:
         """Its scores on any samples."""
@@ -186,7 +188,7 @@ class Workshop:
         return model(*positional, **keyword)
 
     def repair(self, candidate: Candidate, lever: Lever, strength: float | None) -> Candidate:
-        """The model, trained to match the original; in rounds, with training after each, where the operation has them."""
+        """The model, trained to match the original; after each of its rounds, where the operation has several."""
         step = self.steps[lever.name]
         model, plans = candidate.model, candidate.plans
         assert candidate.parent is not None
@@ -249,7 +251,8 @@ class Workshop:
             self.folder.log(kind="found", what=what, key=key, value=value, arm="", seed=self.job.seed, step=0)
 
 
-def _first(source: Source, count: int) -> Named:
+def first_of(source: Source, count: int) -> Named:
+    """The first samples of a source, as one batch."""
     return next(iter(Batches(source, batch_size=min(count, len(source)), shuffle=False).epoch(0)))
 
 

@@ -137,6 +137,21 @@ def test_the_strength_to_begin_with_is_tried_first_and_then_adjusted():
     assert 0.25 <= found.model.done[0] <= 0.3163  # 0.2 s² <= 0.02
 
 
+def test_what_a_last_step_saves_less_than_on_the_original_is_made_up_for():
+    """A file has a fixed part, which counts more the smaller the rest is."""
+
+    def fixed(toy, lever, strength):
+        if lever.name == "halve":
+            return toy._replace(macs=toy.macs / 2 + 50, done=(*toy.done, "halve"))
+        return change(toy, lever, strength)
+
+    found = find(Toy(), [PRUNE, HALVE], Budget(macs=0.2, drop=0.2), change=fixed, weigh=weigh, score=score)
+    assert found.met
+    assert found.model.done[-1] == "halve"
+    assert found.model.done.count("halve") == 1
+    assert found.model.macs == pytest.approx(200, abs=5)
+
+
 @given(macs=st.floats(0.05, 1), drop=st.floats(0, 0.3), more=st.floats(0, 0.2), tries=st.integers(0, 5))
 def test_more_to_spend_is_never_worse(macs, drop, more, tries):
     def outcome(budget):

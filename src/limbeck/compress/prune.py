@@ -15,7 +15,7 @@ from limbeck.compress.criteria import CRITERIA, NEEDS, Criterion, Scores
 from limbeck.compress.units import as_left, caller, changes_for, coupled, selected
 from limbeck.core.check import one_of, positive, whole
 from limbeck.core.coupling import Coupling
-from limbeck.core.errors import ConfigError, problem
+from limbeck.core.errors import ConfigError, nearest, problem
 from limbeck.core.proof import confirmed
 from limbeck.core.setting import setting
 
@@ -33,6 +33,8 @@ class Prune:
         ratio: share of the units that go, 0 to 1; not used where `macs` or `parameters` says how far to go.
         macs: share of the multiply-accumulates that may stay, above 0 and up to 1.
         parameters: the same of the parameters.
+        ratios: the share that goes by group of units (its name); groups that are not named stay whole, and `ratio` and
+            `scope` say nothing.
         scope: "layer" takes the share from every group of units; "global" ranks all units of the network together,
             each score divided by the mean of its group.
         rounds: in how many parts `parts` splits the whole, for training in between. Planned at once, it is one cut.
@@ -49,6 +51,7 @@ class Prune:
     kind: Literal["prune"] = "prune"
     criterion: Criterion = "l2"
     ratio: float = 0.5
+    ratios: Mapping[str, float] | None = None
     macs: float | None = None
     parameters: float | None = None
     scope: Literal["global", "layer"] = "global"
@@ -66,16 +69,18 @@ class Prune:
         one_of("prune.scope", self.scope, ("global", "layer"))
         for name in ("rounds", "minimum", "round_to"):
             whole(f"prune.{name}", getattr(self, name))
-        if not 0 <= self.ratio <= 1:
-            raise ConfigError(problem("prune.ratio", f"{self.ratio!r} is no share", "give a number from 0 to 1"))
+        for name, share in {"": self.ratio, **(self.ratios or {})}.items():
+            if not 0 <= share <= 1:
+                where = f"prune.ratios, {name}" if name else "prune.ratio"
+                raise ConfigError(problem(where, f"{share!r} is no share", "give a number from 0 to 1"))
         for name in ("macs", "parameters"):
             if (share := getattr(self, name)) is not None:
                 positive(f"prune.{name}", share)
                 if share > 1:
                     raise ConfigError(problem(f"prune.{name}", f"{share} is above 1", "give the share that may stay"))
-        if self.macs is not None and self.parameters is not None:
-            wrong = "macs and parameters are both given"
-            raise ConfigError(problem("prune", wrong, "give the one that counts"))
+        said = [name for name in ("macs", "parameters", "ratios") if getattr(self, name) is not None]
+        if len(said) > 1:
+            raise ConfigError(problem("prune", f"{' and '.join(said)} are given", "give the one that counts"))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -92,10 +97,16 @@ class Prune:
             self,
             rounds=1,
             ratio=1 - (1 - self.ratio) ** root,
+            ratios=None if self.ratios is None else {k: 1 - (1 - v) ** root for k, v in self.ratios.items()},
             macs=None if self.macs is None else self.macs**root,
             parameters=None if self.parameters is None else self.parameters**root,
         )
         return (part,) * self.rounds
+
+    def groups(self, model: nn.Module, evidence: Evidence) -> tuple[str, ...]:
+        """The names of the groups of units that may be cut, for `ratios`."""
+        groups, _ = selected(model, "prune", coupled(model, evidence).groups, self.include, self.exclude)
+        return tuple(group.name for group in groups)
 
     def changes(self, model: nn.Module, evidence: Evidence) -> tuple[Sequence[Change], Sequence[Left]]:
         """The cuts, and what stays whole."""
@@ -105,9 +116,15 @@ class Prune:
         scores = CRITERIA[self.criterion](model, groups, evidence)
         left += [Left(at=g.name, why=f"{self.criterion} cannot judge it") for g in groups if g.name not in scores]
         groups = [group for group in groups if group.name in scores]
+        for name in self.ratios or ():
+            if name not in scores:
+                raise ConfigError(
+                    problem("prune.ratios", f"no group of units is called {name!r}", nearest(name, scores))
+                )
 
         def removed(ratio: float) -> dict[str, list[int]]:
-            return choose(scores, ratio, self.scope, minimum=self.minimum, round_to=self.round_to)
+            shares = ratio if self.ratios is None else {name: self.ratios.get(name, 0.0) for name in scores}
+            return choose(scores, shares, self.scope, minimum=self.minimum, round_to=self.round_to)
 
         wanted = removed(self._ratio(model, evidence, coupling, removed))
         sure, unsure = confirmed(model, caller(evidence), coupling, wanted)
@@ -142,19 +159,26 @@ class Prune:
 
 
 def choose(
-    scores: Scores, ratio: float, scope: Literal["global", "layer"], *, minimum: int = 1, round_to: int = 1
+    scores: Scores,
+    ratio: float | Mapping[str, float],
+    scope: Literal["global", "layer"],
+    *,
+    minimum: int = 1,
+    round_to: int = 1,
 ) -> dict[str, list[int]]:
     """The units that go: of each group (by name) the positions with the least scores, in order.
 
     Args:
         scores: for each group, a score for each unit; of equal ones the first goes first.
-        ratio: share of the units that go, rounded down.
+        ratio: share of the units that go, rounded down; or the share by group, whatever the scope.
         scope: "layer" by group, "global" over all, each score divided by the mean of its group.
         minimum: units that every group keeps.
         round_to: each group that loses any keeps a multiple of so many, rounded up.
     """
     ranked = {name: value.argsort(stable=True).tolist() for name, value in scores.items()}
-    if scope == "layer":
+    if isinstance(ratio, Mapping):
+        counts = {name: _floor(ratio[name] * len(order)) for name, order in ranked.items()}
+    elif scope == "layer":
         counts = {name: _floor(ratio * len(order)) for name, order in ranked.items()}
     else:
         counts = _by_rank(scores, ranked, ratio)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from limbeck.export.folder import load_weights, read_lineage, save_model
+from limbeck.export.folder import load_weights, read_lineage, rebuild, save_model
 
 _HOMES = {
     "limbeck.compress.simulate": ("settle", "simulate"),
@@ -20,7 +20,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["load_weights", "read_lineage", "save_model", *sorted(_HOME_OF)]  # noqa: PLE0604 - strings, by construction
+__all__ = ["load_weights", "read_lineage", "rebuild", "save_model", *sorted(_HOME_OF)]  # noqa: PLE0604 - strings, by construction
 
 
 def __getattr__(name: str) -> Any:

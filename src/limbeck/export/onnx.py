@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +22,11 @@ from limbeck.core.errors import ModelError, problem
 from limbeck.core.extras import need
 from limbeck.core.onnx import Array, OnnxFile
 from limbeck.core.parity import Parity, measure
+from limbeck.core.records import write_json
 from limbeck.core.taps import Inputs, flatten_output
 from limbeck.core.types import RESERVED, Named
 from limbeck.evaluation.macs import Example
-from limbeck.export.parity import FLOAT, prove, write_parity
+from limbeck.export.parity import FLOAT, beside, prove, write_parity
 from limbeck.export.whole import staged
 
 __all__ = ["OnnxModel", "Traced", "about", "quiet", "to_onnx", "traced"]
@@ -102,6 +104,18 @@ class OnnxModel(nn.Module):
         """The first samples of a batch as the runtime takes them: one, or as many as the file is made for."""
         rows = torch.arange(self._file.batch or 1)
         return self._file.arrays([value[rows % len(value)] for value in self.arguments(batch)])
+
+    def copy_to(self, path: Path) -> OnnxModel:
+        """The same file, with those that hold its weights and its record, under another name.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        with staged(path) as file:
+            shutil.copyfile(self.path, file)
+        if self.record:
+            write_json(beside(path), self.record)
+        return OnnxModel(path, threads=self.threads, record=self.record)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_file"}

@@ -19,6 +19,8 @@ __all__ = ["Attempt", "Found", "Lever", "find"]
 M = TypeVar("M")
 
 _HALVINGS = 7
+_AGAIN = 2
+"""How often the chain is gone through again, because the steps at its end saved less than they did on the original."""
 
 
 @setting
@@ -105,9 +107,10 @@ def find(
     """Pull each lever as far as the costs need it and the scores let it, and give back the best model met.
 
     What a step that has no strength saves is found out on the original first, so that the steps before it need not
-    save that too. A lever with a strength is set by bisection to the least that its costs ask for; the model is then
-    repaired and scored, as it is and with those later steps taken. Where a score breaks, the lever is weakened by
-    bisection, and left alone where nothing holds. There is always a model: the original holds by itself.
+    save that too; where it saves less in the end, the chain is gone through again. A lever with a strength is set by
+    bisection to the least that its costs ask for; the model is then repaired and scored, as it is and with those later
+    steps taken. Where a score breaks, the lever is weakened by bisection, and left alone where nothing holds. There is
+    always a model: the original holds by itself.
 
     Args:
         original: the model to begin with.
@@ -124,10 +127,17 @@ def find(
         ConfigError: the budget does not fit the original.
     """
     search = _Search(original, budget, change=change, weigh=weigh, score=score, repair=repair, tries=tries, hear=hear)
-    saved = [search.saving(original, lever) for lever in levers]
-    for index, lever in enumerate(levers):
-        rest = zip(levers[index + 1 :], saved[index + 1 :], strict=True)
-        search.pull(lever, Ahead([(each, shares) for each, shares in rest if shares]))
+    last = max((i for i, lever in enumerate(levers) if lever.most is not None), default=-1) + 1
+    chain, tail = levers[:last], levers[last:]
+    saved = {lever.name: search.saving(original, lever) for lever in levers}
+    for again in range(1 + _AGAIN):
+        search.pull_all(chain, tail, saved, again=bool(again))
+        before = search.pinned = search.now
+        for lever in tail:
+            search.pull(lever, Ahead([]))
+        if not search.misjudged(before, tail, saved):
+            break
+        search.back(before)
     best = search.best()
     limits = search.limits
     return Found(search.models[best.number], best, tuple(search.attempts), limits, limits.over(best.costs),
@@ -158,6 +168,7 @@ class _Search(Generic[M]):
         self.attempts: list[Attempt] = []
         self.models: dict[int, M] = {}
         self.now = 0
+        self.pinned: int | None = None
         self.keep(self.note(original, None, Lever(name="original"), None, scores, repaired=False), "where it starts")
 
     def note(
@@ -177,13 +188,13 @@ class _Search(Generic[M]):
         """Go on from here."""
         self.now = attempt.number
         self._decide(attempt, why, kept=True)
-        alive = (self.now, self.best().number)
+        alive = (self.now, self.pinned, self.best().number)
         self.models = {number: model for number, model in self.models.items() if number in alive}
 
     def drop(self, attempt: Attempt, why: str) -> None:
         """Do not go on from here. The model is remembered if it is the best so far."""
         self._decide(attempt, why, kept=False)
-        if attempt.number != self.best().number:
+        if attempt.number not in (self.best().number, self.pinned):
             del self.models[attempt.number]
 
     def _decide(self, attempt: Attempt, why: str, *, kept: bool) -> None:
@@ -213,6 +224,51 @@ class _Search(Generic[M]):
             return {}
         costs, before = self.weigh(changed), self.attempts[0].costs
         return {name: costs[name] / before[name] for name in self.limits.ceilings if before[name]}
+
+    def pull_all(
+        self, chain: Sequence[Lever], tail: Sequence[Lever], saved: Mapping[str, Mapping[str, float]], *, again: bool
+    ) -> None:
+        """Set the levers of a chain one after the other, each in view of the steps that will follow."""
+        for index, lever in enumerate(chain):
+            rest = [each for each in (*chain[index + 1 :], *tail) if saved[each.name]]
+            self.pull(
+                replace(lever, first=None) if again else lever, Ahead([(each, saved[each.name]) for each in rest])
+            )
+
+    def misjudged(self, before: int, tail: Sequence[Lever], saved: dict[str, Mapping[str, float]]) -> bool:
+        """Whether the steps at the end were taken and left more than was thought; what they left is noted."""
+        now, then = self.attempts[self.now].costs, self.attempts[before].costs
+        taken = self._since(before)
+        if not taken or not self.limits.over(now):
+            return False
+        thought = Ahead([(lever, saved[lever.name]) for lever in tail if saved[lever.name]])
+        start, left = self.attempts[0].costs, {}
+        for name, most in self.limits.ceilings.items():
+            # What they leave has a fixed part: a line through what they did to the original and to this model.
+            ends = start[name] * thought.left(name) - now[name], start[name] - then[name]
+            slope = ends[0] / ends[1] if ends[1] else 0.0
+            part = now[name] - slope * then[name]
+            left[name] = (
+                slope * most / (most - part) if 0 < slope and part < most else now[name] / max(then[name], 1e-9)
+            )
+        if all(share <= thought.left(name) for name, share in left.items()):
+            return False
+        for lever in tail:
+            saved[lever.name] = left if lever.name == taken[-1] else {}
+        return True
+
+    def _since(self, before: int) -> list[str]:
+        """The levers that led from an attempt to where the search stands."""
+        names: list[str] = []
+        number: int | None = self.now
+        while number is not None and number != before:
+            names.append(self.attempts[number].lever)
+            number = self.attempts[number].parent
+        return names[::-1]
+
+    def back(self, number: int) -> None:
+        """Go on from an earlier attempt."""
+        self.now = number
 
     def pull(self, lever: Lever, ahead: Ahead) -> None:
         """Set one lever, or take one step."""
