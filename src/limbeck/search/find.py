@@ -249,7 +249,7 @@ class _Search(Generic[M]):
             slope = ends[0] / ends[1] if ends[1] else 0.0
             part = now[name] - slope * then[name]
             left[name] = (
-                slope * most / (most - part) if 0 < slope and part < most else now[name] / max(then[name], 1e-9)
+                slope * most / (most - part) if slope > 0 and most > part else now[name] / max(then[name], 1e-9)
             )
         if all(share <= thought.left(name) for name, share in left.items()):
             return False
