@@ -16,6 +16,7 @@ _HOMES = {
     "limbeck.core.errors": ("LimbeckError",),
     "limbeck.core.normalize": ("Normalize",),
     "limbeck.data": ("Augment", "Transform"),
+    "limbeck.evaluation.latency": ("Timing",),
     "limbeck.examining": ("Evidence",),
     "limbeck.models.reused": ("reuse_head",),
     "limbeck.recipes.saved": ("load",),

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from limbeck.core.errors import LimbeckError
 from limbeck.core.setting import as_plain
-from limbeck.core.still import undisturbed
-from limbeck.core.taps import Inputs, Outputs, Reader
-from limbeck.data import Batches, Source
+from limbeck.costs import example_of
+from limbeck.data import Source
 from limbeck.evaluation import compare_latency
 from limbeck.evaluation import footprint as measure
-from limbeck.evaluation.macs import Example
+from limbeck.examining import Subject
 from limbeck.export import save_model
 from limbeck.objectives import Term
 from limbeck.report import lines, table
 from limbeck.teachers.signal import Teaching
 
-__all__ = ["Measured", "arm", "describe", "footprints", "incidents", "save_student"]
+__all__ = ["arm", "describe", "footprints", "incidents", "save_student"]
 
-Measured = tuple[nn.Module, Inputs, Outputs]
-"""A model and how it is called."""
+_SECONDS = 1.0
+"""For the latency in `scores.json`, which every run has."""
 
 
 def describe(model: Any) -> str:
@@ -70,30 +67,20 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def footprints(models: Mapping[str, Measured], source: Source) -> dict[str, dict[str, Any]]:
+def footprints(subjects: Mapping[str, Subject], source: Source) -> dict[str, dict[str, Any]]:
     """The footprint of each model on one sample, latencies taken in turns; what can't be measured is left out."""
-    batch = next(iter(Batches(source, batch_size=1, shuffle=False).epoch(0)))
     found: dict[str, Any] = {}
-    calls = {}
-    for name, (model, inputs, outputs) in models.items():
-        here = {k: v.to(_device(model)) for k, v in batch.items()}
-        reader = Reader(model, inputs=inputs, outputs=outputs)
-        positional, keyword = reader.arguments(here)
-        example: Example = keyword or positional
+    examples = {}
+    for name, subject in subjects.items():
+        example = example_of(subject, source, 1)
         try:
-            found[name] = measure(model, example, latency=False)
+            found[name] = measure(subject.model, example, latency=False)
         except LimbeckError:
             continue
-        calls[name] = partial(model, *positional, **keyword)
-    if calls:
-        with undisturbed(*(model for model, _, _ in models.values())):
-            latencies = compare_latency(calls, 20, warmup=3, batch=1)
-        found = {name: dataclasses.replace(found[name], latency=latency) for name, latency in latencies.items()}
+        examples[name] = (subject.model, example)
+    for name, latency in compare_latency(examples, seconds=_SECONDS).items():
+        found[name] = dataclasses.replace(found[name], latency=dataclasses.replace(latency, seconds=()))
     return {name: as_plain(value) for name, value in found.items()}
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def save_student(folder: Path, model: nn.Module, document: Mapping[str, Any], base: Mapping[str, Any]) -> None:

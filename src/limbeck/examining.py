@@ -19,11 +19,11 @@ from limbeck.core.normalize import Normalize
 from limbeck.core.records import read_json, write_json
 from limbeck.core.seeds import derive
 from limbeck.core.setting import as_plain, setting
-from limbeck.core.still import undisturbed
+from limbeck.core.still import device_of, undisturbed
 from limbeck.core.taps import Inputs, Outputs, Reader
 from limbeck.core.types import Named
 from limbeck.data import Source
-from limbeck.evaluation import score
+from limbeck.evaluation import Timing, score
 from limbeck.evaluation.attribution import attribution_agreement, randomised
 from limbeck.evaluation.robustness import robustness
 from limbeck.evaluation.sensitivity import sensitivity
@@ -32,7 +32,7 @@ from limbeck.metrics import calibration, quality, stability
 
 __all__ = ["Evidence", "Measure", "Subject", "attribution", "by_chance", "examine", "read_by", "some"]
 
-Measure = Literal["robustness", "sensitivity", "attribution"]
+Measure = Literal["robustness", "sensitivity", "attribution", "costs"]
 _MOST_CLASSES = 30
 _TRAINED_ON = 2000
 
@@ -43,14 +43,16 @@ class Evidence:
 
     Args:
         measures: "robustness" to corruptions and attacks, "sensitivity" to noise on inputs and weights, "attribution"
-            held against the teacher's.
+            held against the teacher's, "costs" of keeping and calling the models, once for all of a run.
         samples: test samples for robustness and sensitivity.
         attributed: test samples for attribution.
+        timing: batch sizes, threads and time for costs.
     """
 
-    measures: tuple[Measure, ...] = ("robustness", "sensitivity", "attribution")
+    measures: tuple[Measure, ...] = ("robustness", "sensitivity", "attribution", "costs")
     samples: int = 500
     attributed: int = 100
+    timing: Timing = Timing()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -77,7 +79,7 @@ class Subject:
 
     def fit(self, batch: Named) -> Named:
         """The batch as this model takes it."""
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        device = device_of(self.model)
         moved = {name: value.to(device) for name, value in batch.items()}
         return moved if self.normalize is None else {**moved, "x": self.normalize(moved["x"])}
 
@@ -116,7 +118,7 @@ def examine(
         home: a folder to keep it in; what is there and was measured in the same way is only read.
     """
     file = home / "examined.json" if home is not None else None
-    asked = as_plain(how)
+    asked = _of_members(how)
     if file is not None and file.exists():
         known = read_json(file)
         if isinstance(known, dict) and known.get("how") == asked:
@@ -129,6 +131,13 @@ def examine(
     if file is not None:
         write_json(file, {"how": asked, "found": found})
     return found
+
+
+def _of_members(how: Evidence) -> dict[str, Any]:
+    """The settings that what is measured of one model depends on: costs are measured of all together."""
+    plain = as_plain(how)
+    measures = [measure for measure in plain["measures"] if measure != "costs"]
+    return {**{k: v for k, v in plain.items() if k != "timing"}, "measures": measures}
 
 
 def some(source: Source, most: int) -> Source:

@@ -15,7 +15,9 @@ from limbeck.core.check import whole
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.records import write_lines
+from limbeck.costs import Costs, measure_costs
 from limbeck.evaluation.study import document
+from limbeck.examining import Subject
 from limbeck.findings import findings
 from limbeck.recipes import Recipe, find
 from limbeck.recipes.members import Say
@@ -138,11 +140,18 @@ def _of_runs(trains: Callable[[int], Runs], seeds: int, *, baseline: str, out: s
     found: dict[str, list[dict[str, Any]]] = {}
     lines: list[dict[str, Any]] = []
     first: Run | None = None
+    subjects: dict[str, Subject] = {}
     for seed in range(seeds):
         runs = trains(seed)
         if not isinstance(runs, Mapping) or not all(isinstance(run, Run) for run in runs.values()) or not runs:
             raise ConfigError(problem(f"study, seed {seed}", f"the function gave a {type(runs).__name__}", _ANSWER))
         first = first or next(iter(runs.values()))
+        if not seed:
+            subjects = {
+                own if own == "teacher" else name: each
+                for name, run in runs.items()
+                for own, each in run.subjects.items()
+            }
         for name, run in runs.items():
             _take(name, run, seed, arms, found, baseline=baseline)
             lines += [{**line, "arm": name, "seed": seed} for line in run.folder.lines]
@@ -150,6 +159,10 @@ def _of_runs(trains: Callable[[int], Runs], seeds: int, *, baseline: str, out: s
             say(f"{name:>12}  seed {seed}  " + ", ".join(f"{k} {v:.4f}" for k, v in _headline(record["scores"])))
     assert first is not None
     plain = baseline if baseline in arms else None
+    costs = Costs()
+    if first.timing is not None and first.source is not None:
+        home = Path(out) / "checkpoints" if out is not None else None
+        costs = measure_costs(subjects, first.timing, first.source, home=home)
     said = document(
         title=Path(out).name if out is not None else "study",
         story=f"{', '.join(arms)}, each trained at {seeds} seed{'s' if seeds > 1 else ''}.",
@@ -157,8 +170,9 @@ def _of_runs(trains: Callable[[int], Runs], seeds: int, *, baseline: str, out: s
         arms=arms,
         classes=first.document["classes"],
         baseline=plain,
+        notes=costs.notes,
     )
-    evidence = findings(found, baseline=plain)
+    evidence = findings(found, baseline=plain, costs=costs.arms)
     made = Study(said, evidence, None, lines)
     if out is not None:
         with RunFolder(Path(out), {"study": said["title"], "seeds": seeds}) as folder:

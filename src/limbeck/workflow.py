@@ -21,12 +21,13 @@ from limbeck.core.processes import first
 from limbeck.core.seeds import derive
 from limbeck.core.setting import as_plain
 from limbeck.core.taps import Inputs, Outputs, Reader
-from limbeck.data import Augmentation, as_source, split
+from limbeck.costs import Costs, measure_costs
+from limbeck.data import Augmentation, Source, as_source, split
 from limbeck.data import describe as describe_augmentation
-from limbeck.evaluation import Footprint, Scores, score
+from limbeck.evaluation import Footprint, Scores, Timing, score
 from limbeck.evaluation import footprint as measure_footprint
 from limbeck.evaluation.study import document
-from limbeck.evidence import Measured, arm, describe, footprints, incidents, save_student
+from limbeck.evidence import arm, describe, footprints, incidents, save_student
 from limbeck.examining import Evidence, Subject, examine
 from limbeck.findings import findings
 from limbeck.job import Job, evaluation
@@ -56,6 +57,12 @@ class Run:
     """What was measured besides, by model: reliability, overfitting, jitter, and what `evidence` asked for."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """The same as it stands in `evidence.json`."""
+    subjects: Mapping[str, Subject] = field(default_factory=dict)
+    """The student, and a teacher that is a module, as they are called."""
+    source: Source | None = None
+    """The data it was scored on."""
+    timing: Timing | None = None
+    """How latency was measured, where costs were asked for."""
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the page and return its path. A run without a folder needs `out`, a folder to write into.
@@ -199,13 +206,13 @@ def evaluate(
             master.close()
 
 
-def footprint(model: nn.Module, example: Any, *, repeats: int = 30, latency: bool = True) -> Footprint:
-    """Parameters, bytes, multiply-accumulates an example, and latency of `model` on `example` (a batch).
+def footprint(model: nn.Module, example: Any, *, seconds: float = 1.0, latency: bool = True) -> Footprint:
+    """Parameters, bytes, multiply-accumulates an example, peak memory and latency of `model` on `example` (a batch).
 
     Raises:
         ModelError: the model cannot be called with the example.
     """
-    return measure_footprint(as_module(model), example, repeats=repeats, latency=latency)
+    return measure_footprint(as_module(model), example, seconds=seconds, latency=latency)
 
 
 def _training(**given: Any) -> Training:
@@ -236,12 +243,13 @@ def _recipe(job: Job) -> dict[str, Any]:
 
 def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, *, how: Evidence, seconds: float) -> Run:
     """Put the scores of student and teacher beside each other, and write what a finished run holds."""
-    models: dict[str, Measured] = {"student": (result.student, job.inputs, job.outputs)}
     arms: dict[str, Any] = {}
-    live = job.teacher.live if isinstance(job.teacher, Targets) else job.teacher
-    if isinstance(live, ModuleTeacher):
-        models = {"teacher": (live.model, live.inputs, live.outputs), **models}
-    measured = footprints(models, job.train)
+    subjects = _subjects(job, result)
+    measured = footprints(subjects, job.train)
+    timing = how.timing if "costs" in how.measures else None
+    costs = Costs()
+    if timing is not None and first():
+        costs = measure_costs(subjects, timing, job.test, home=folder.checkpoints())
     if job.teacher is not None and result.teacher_scores is not None:
         run = {"seed": job.seed, "scores": dict(result.teacher_scores)}
         words = describe(job.teacher)
@@ -257,29 +265,34 @@ def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, *, how
         split=split_name,
         arms=arms,
         classes=job.train.class_names,
-        notes=[*result.notes, *incidents(folder.lines)],
+        notes=[*result.notes, *costs.notes, *incidents(folder.lines)],
     )
-    examined = _examined(job, result, folder, how) if first() else {}
-    found = findings({name: [{"seed": job.seed, **entry}] for name, entry in examined.items()})
+    examined = _examined(job, subjects, folder, how) if first() else {}
+    found = findings({name: [{"seed": job.seed, **entry}] for name, entry in examined.items()}, costs=costs.arms)
     if folder.path is not None and first():
         save_student(folder.path / "student", result.student, said, {"class": describe(result.student)})
         folder.finish(said, seconds, evidence=found)
         report.render(folder.path)
     scores = {name: entry["runs"][0]["scores"] for name, entry in arms.items()}
-    return Run(result.student, scores, result.state, said, folder, examined, found)
+    return Run(result.student, scores, result.state, said, folder, examined, found, subjects, job.test, timing)
 
 
-def _examined(job: Job, result: Result, folder: RunFolder, how: Evidence) -> dict[str, dict[str, Any]]:
+def _subjects(job: Job, result: Result) -> dict[str, Subject]:
+    """The student, and a teacher that is a module, with what it needs applied to the batches of this run."""
+    live = job.teacher.live if isinstance(job.teacher, Targets) else job.teacher
+    found = {}
+    if isinstance(live, ModuleTeacher):
+        fix = live.normalize.after(job.train.normalize) if live.normalize is not None else None
+        found["teacher"] = Subject(live.model, live.inputs, live.outputs, fix)
+    return {**found, "student": Subject(result.student, job.inputs, job.outputs)}
+
+
+def _examined(job: Job, subjects: Mapping[str, Subject], folder: RunFolder, how: Evidence) -> dict[str, dict[str, Any]]:
     """What was measured of the student, and of a teacher that is a module."""
     on = partial(examine, how=how, train=job.train, val=job.val, test=job.test)
     home = folder.checkpoints(job.folder_name, job.seed)
-    live = job.teacher.live if isinstance(job.teacher, Targets) else job.teacher
-    found, elder = {}, None
-    if isinstance(live, ModuleTeacher):
-        fix = live.normalize.after(job.train.normalize) if live.normalize is not None else None
-        elder = Subject(live.model, live.inputs, live.outputs, fix)
-        if how.measures:
-            found["teacher"] = on(elder)
-    student = Subject(result.student, job.inputs, job.outputs)
-    found["student"] = on(student, teacher=elder, lines=folder.lines, home=home)
+    found, elder = {}, subjects.get("teacher")
+    if elder is not None and how.measures:
+        found["teacher"] = on(elder)
+    found["student"] = on(subjects["student"], teacher=elder, lines=folder.lines, home=home)
     return found

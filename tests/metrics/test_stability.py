@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from limbeck.core.errors import DataError, ShapeError
-from limbeck.metrics.stability import churn, diverged, jitter, turned
+from limbeck.metrics.stability import at_chance, churn, diverged, jitter, turned
 
 
 def test_churn_is_the_mean_share_of_changed_answers_over_all_pairs():
@@ -58,6 +58,46 @@ def test_diverged():
     assert not diverged([2.3 * 0.9**i for i in range(30)])
     assert not diverged([2.3] + [1.0] * 28 + [4.0])  # one spike at the end is not the mean of its last tenth
     assert not diverged([])
+
+
+def recalls(answers, labels, classes):
+    return [float((answers[labels == k] == k).mean()) if (labels == k).any() else math.nan for k in range(classes)]
+
+
+def test_a_flat_loss_at_chance_has_broken():
+    flat = [2.303] * 50  # what ten classes cost when none is told apart
+    assert not diverged(flat)
+    assert diverged(flat, recalls=[1.0] + [0.0] * 9, samples=10_000)
+    assert diverged(flat, recalls=[1.0, None, *[0.0] * 8], samples=10_000)
+    assert not diverged(flat, recalls=[0.5] * 10, samples=10_000)
+    assert diverged([], recalls=[0.0, 1.0], samples=100)
+
+
+def test_one_answer_is_chance_however_the_classes_are_mixed():
+    rng = np.random.default_rng(3)
+    for classes, weights in ((2, [0.95, 0.05]), (3, [0.9, 0.05, 0.05]), (10, [0.1] * 10)):
+        labels = rng.choice(classes, 2000, p=weights)
+        assert at_chance(recalls(np.zeros(2000, dtype=int), labels, classes), 2000)
+        # One that finds half of the rare class has learned, though its accuracy is hardly above the most frequent's.
+        better = np.where((labels == classes - 1) & (rng.random(2000) < 0.5), labels, 0)
+        assert not at_chance(recalls(better, labels, classes), 2000)
+
+
+@pytest.mark.parametrize(("classes", "samples"), [(2, 400), (10, 500), (10, 10_000), (100, 10_000)])
+def test_guesses_are_at_chance_nearly_always_and_what_is_clearly_above_never(classes, samples):
+    rng = np.random.default_rng(4)
+    labels = np.arange(samples) % classes
+    guessed = sum(at_chance(recalls(rng.integers(0, classes, samples), labels, classes), samples) for _ in range(200))
+    assert guessed >= 190  # three standard errors: one in 700
+    far = 1 / classes + 0.2 * (1 - 1 / classes)
+    assert not at_chance([far] * classes, samples)
+
+
+def test_a_small_test_set_condemns_only_what_is_near_chance():
+    assert not at_chance([0.7, 0.7], 10)  # within three standard errors, but a tenth of the way is 0.55
+    assert at_chance([0.54, 0.54], 10)
+    for known, samples in (([], 10), ([1.0], 10), ([0.5, 0.5], 0), ([math.nan, 0.0], 10)):
+        assert not at_chance(known, samples)
 
 
 def test_a_curve_turns_where_it_rises_for_good():

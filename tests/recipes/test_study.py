@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from limbeck.core.errors import CheckpointError, ConfigError
 from limbeck.data import Digits
+from limbeck.evaluation import Timing
 from limbeck.examining import Evidence
+from limbeck.metrics.stability import diverged
 from limbeck.models import MLP
 from limbeck.objectives import KL, Label
 from limbeck.recipes import Arm, Master, Recipe
@@ -26,7 +28,7 @@ from limbeck.recipes.study import study_recipe
 from limbeck.train import Optimizer, Training
 
 TRAINING = Training(epochs=3, batch_size=200, optimizer=Optimizer(rate=0.1), log_steps=1)
-EVIDENCE = Evidence(samples=60, attributed=20)
+EVIDENCE = Evidence(samples=60, attributed=20, timing=Timing(batches=(1, 5), threads=(1,), seconds=0.2))
 
 
 def small(**changes):
@@ -73,6 +75,17 @@ def test_it_holds_every_seed_and_what_was_measured(done):
     assert "<script" not in page
 
 
+def test_costs_are_measured_once_of_all_arms_and_kept(done):
+    outcome, out, _ = done
+    costs = json.loads((out / "evidence.json").read_text())["costs"]
+    assert costs == outcome.evidence["costs"]
+    assert list(costs) == ["teacher", "plain", "taught"]
+    assert costs["teacher"]["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert costs["taught"]["disk"] == (out / "student" / "model.safetensors").stat().st_size
+    assert [(row["batch"], row["threads"]) for row in costs["plain"]["latency"]] == [(1, 1), (5, 1)]
+    assert [path.parent.parent for path in out.rglob("costs.json")] == [out]
+
+
 def test_processes_give_what_one_process_gives(done, tmp_path):
     outcome, _, _ = done
     heard = []
@@ -104,6 +117,7 @@ def test_a_finished_study_is_read_and_more_seeds_are_trained_alone(done, tmp_pat
     assert scores_of(grown.document)["plain"][:3] == scores_of(outcome.document)["plain"]
     assert len(scores_of(grown.document)["plain"]) == 4
     assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert grown.evidence["costs"] == outcome.evidence["costs"]
 
 
 def test_a_study_of_other_settings_is_refused(done):
@@ -125,6 +139,16 @@ def test_a_training_that_breaks_is_counted_and_left_out(tmp_path):
     found = study_recipe(tamed, tmp_path / "tamed", bars=False)
     assert found.evidence["rates"]["wild"]["diverged"] == [0, 2]
     assert len(found.document["arms"]["wild"]["runs"]) == 2
+
+
+def test_a_student_that_has_learned_nothing_has_broken_though_its_loss_is_flat(tmp_path):
+    # At a millionth of the rate the student is what it was drawn as: at chance.
+    recipe = small(seeds=1, rates=(1e-6,), evidence=None, training=dataclasses.replace(TRAINING, epochs=8))
+    found = study_recipe(recipe, tmp_path / "out", bars=False)
+    losses = [x["loss"] for x in found.folder.lines if x["kind"] == "step" and x["arm"] == "plain@1e-06"]
+    assert not diverged(losses)
+    assert found.evidence["rates"]["plain"]["accuracy"][0][0] < 0.14
+    assert found.evidence["rates"]["plain"]["diverged"] == [1, 0]
 
 
 def test_jobs_must_be_a_number(tmp_path):

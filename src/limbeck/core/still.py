@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["buffers_as_now", "undisturbed"]
+__all__ = ["buffers_as_now", "device_of", "undisturbed"]
 
 
 @contextmanager
@@ -50,3 +50,8 @@ def buffers_as_now(modules: Iterable[nn.Module]) -> Callable[[], None]:
                     buffer.copy_(before)
 
     return restore
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

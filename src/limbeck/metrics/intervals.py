@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from limbeck.core.errors import ConfigError, DataError, ShapeError, problem
 
-__all__ = ["Paired", "Summary", "critical_t", "paired", "summary"]
+__all__ = ["Paired", "Summary", "critical_t", "median_interval", "paired", "summary"]
 
 
 class Summary(NamedTuple):
@@ -71,6 +71,35 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Paire
         return Paired(mean=mean, low=None, high=None, n=n, level=level)
     half = critical_t(n - 1, level) * sd / math.sqrt(n)
     return Paired(mean=mean, low=mean - half, high=mean + half, n=n, level=level)
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Where the median of what n values were drawn from lies, at `level` or more; no distribution is assumed.
+
+    The k-th smallest and the k-th largest value, with the largest k for which P(B < k) <= (1 - level) / 2, B binomial
+    of n halves (David & Nagaraja 2003, "Order statistics", section 7.1). Fewer than six values cannot say it at 95 %:
+    they give the smallest and the largest.
+
+    Raises:
+        ConfigError: the level is not between 0 and 1.
+        DataError: there is no value, or one is NaN or infinite.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(problem("median", f"level is {level}", "give a number between 0 and 1, such as 0.95"))
+    numbers = sorted(float(value) for value in values)
+    if not numbers or not all(math.isfinite(value) for value in numbers):
+        wrong = "a value is NaN or infinite" if numbers else "there is no value"
+        raise DataError(problem("median", wrong, "give one finite number or more"))
+    count = len(numbers)
+    k, below = 0, 0.0  # P(B < k)
+    while k < count // 2:
+        log_share = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) - count * math.log(2)
+        below += math.exp(log_share)
+        if below > (1 - level) / 2:
+            break
+        k += 1
+    rank = max(k, 1)
+    return numbers[rank - 1], numbers[count - rank]
 
 
 def critical_t(df: int, level: float) -> float:

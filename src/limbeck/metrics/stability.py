@@ -10,7 +10,7 @@ import numpy as np
 
 from limbeck.core.errors import DataError, ShapeError, problem
 
-__all__ = ["Churn", "Turn", "churn", "diverged", "jitter", "turned"]
+__all__ = ["Churn", "Turn", "at_chance", "churn", "diverged", "jitter", "turned"]
 
 _LEAST = 5
 """Points below which a curve says nothing about how it wobbles or turns."""
@@ -70,11 +70,14 @@ def jitter(values: Sequence[float]) -> float:
     return float(np.sqrt((np.diff(curve, n=2) ** 2).mean() / 6) / level)
 
 
-def diverged(losses: Sequence[float]) -> bool:
-    """Whether a training broke: a loss is not finite, or the last tenth is on average above the first loss.
+def diverged(losses: Sequence[float], *, recalls: Sequence[float | None] = (), samples: int = 0) -> bool:
+    """Whether a training broke: by its loss, or because what came out has learned nothing.
 
-    A training without a record has not diverged.
+    By its loss: one is not finite, or the last tenth is on average above the first. By what came out: see `at_chance`,
+    which needs `recalls` and `samples`. A training without a record has not diverged.
     """
+    if at_chance(recalls, samples):
+        return True
     if not losses:
         return False
     curve = np.asarray([math.nan if value is None else value for value in losses], dtype=np.float64)
@@ -82,6 +85,27 @@ def diverged(losses: Sequence[float]) -> bool:
         return True
     last = curve[-max(1, len(curve) // 10) :]
     return len(curve) > 1 and float(last.mean()) > float(curve[0])
+
+
+def at_chance(recalls: Sequence[float | None], samples: int) -> bool:
+    """Whether answers are no better than those of a model that never looks at its input.
+
+    Such a model has a mean recall over C classes of 1 / C, whatever it answers and however the classes are mixed: the
+    share of the most frequent class would not do as a bar, since always naming a class of 95 % looks right. Guessed
+    answers spread around it by sqrt((C - 1) / N) / C, the standard error of a share of 1 / C among N samples. At
+    chance is a mean recall of at most 1 / C and three such errors, but never more than a tenth of the way from 1 / C
+    to 1, so that a small test set does not condemn a model that it is too small to judge.
+
+    Args:
+        recalls: of each class, from 0 to 1; None or NaN for a class without samples, which is left out.
+        samples: N, the labelled samples behind them.
+    """
+    known = [value for value in recalls if value is not None and math.isfinite(value)]
+    count = len(known)
+    if count < 2 or samples < 1:
+        return False
+    margin = min(3 * math.sqrt((count - 1) / samples) / count, 0.1 * (1 - 1 / count))
+    return math.fsum(known) / count <= 1 / count + margin
 
 
 def turned(epochs: Sequence[int], values: Sequence[float], *, rise: float = 0.05) -> Turn | None:

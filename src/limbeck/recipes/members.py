@@ -106,7 +106,7 @@ class _Seed:
             job = job_of(recipe, name, self.splits, master, seed=seed, show=self.show)
             result = self._tried(job)
             entry: dict[str, Any] = {"rate": job.training.optimizer.rate, "seed": seed}
-            entry |= {"diverged": result is None or self._broke(job), "accuracy": _accuracy(result)}
+            entry |= {"diverged": self._broke(job, result), "accuracy": _accuracy(result)}
             self.made.rates.setdefault(name, []).append(entry)
             if result is not None:
                 self._note(name, result.record(seed), Subject(result.student), result.student, job)
@@ -156,7 +156,7 @@ class _Seed:
         """An arm once more, at another rate."""
         job = job_of(self.recipe, name, self.splits, master, seed=self.seed, show=self.show, factor=factor)
         result = self._tried(job)
-        broke = result is None or self._broke(job)
+        broke = self._broke(job, result)
         entry = {"rate": job.training.optimizer.rate, "seed": self.seed, "diverged": broke}
         self.made.rates[name].append({**entry, "accuracy": _accuracy(result)})
         said = "diverged" if broke else f"accuracy {100 * (_accuracy(result) or 0):.2f} %"
@@ -180,10 +180,13 @@ class _Seed:
                 self.say(f"{job.arm:>12}  seed {job.seed}  broke down")
             return None
 
-    def _broke(self, job: Job) -> bool:
+    def _broke(self, job: Job, result: Result | None) -> bool:
+        if result is None:
+            return True
         mine = (job.arm, job.seed)
         steps = [x for x in self.folder.lines if x["kind"] == "step" and (x["arm"], x["seed"]) == mine]
-        return stability.diverged([x["loss"] for x in steps])
+        recalls, samples = result.scores.get("recall_per_class", ()), result.scores["samples"]
+        return stability.diverged([x["loss"] for x in steps], recalls=recalls, samples=samples)
 
     def _teacher(self) -> tuple[ModuleTeacher, dict[str, Any]]:
         """The teacher of this seed, trained or loaded, and its record."""

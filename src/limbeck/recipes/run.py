@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from limbeck.core.errors import ConfigError, DataError, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.processes import first
 from limbeck.core.setting import as_plain
+from limbeck.costs import Costs, measure_costs
 from limbeck.data import Source, Splits
 from limbeck.evaluation.study import document
 from limbeck.evidence import arm, footprints, incidents, save_student
@@ -94,7 +95,7 @@ def check_recipe(recipe: Recipe, taught: Splits, splits: Splits, out: object) ->
 def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *, seconds: float) -> Outcome:
     """Put everything beside each other, and write what a finished run holds."""
     shown = next((name for name in recipe.arms if name != recipe.baseline), next(iter(recipe.arms)))
-    pair = {"teacher": (made.kept["teacher"], None, None), "student": (made.kept[shown], None, None)}
+    pair = {"teacher": Subject(made.kept["teacher"]), "student": Subject(made.kept[shown])}
     measured = footprints(pair, splits.train)
     words = _said(recipe.teacher.model)
     arms = {"teacher": arm("teacher", "Teacher", words, runs=made.runs["teacher"], footprint=measured.get("teacher"))}
@@ -107,6 +108,7 @@ def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *
             runs=made.runs[name],
             footprint=measured.get("student"),
         )
+    costs = _costs(recipe, splits, folder, made) if first() else Costs()
     remembered = () if recipe.targets is None else (_remembered_note(recipe, splits.train),)
     said = document(
         title=recipe.title,
@@ -115,9 +117,9 @@ def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *
         arms=arms,
         classes=splits.train.class_names,
         baseline=recipe.baseline,
-        notes=(*remembered, *_missing(recipe), *made.notes, *incidents(folder.lines)),
+        notes=(*remembered, *_missing(recipe), *made.notes, *costs.notes, *incidents(folder.lines)),
     )
-    evidence = _evidence(recipe, splits, made, shown) if first() else {}
+    evidence = _evidence(recipe, splits, made, shown, costs=costs.arms) if first() else {}
     page = None
     if folder.path is not None and first():
         base = {
@@ -131,21 +133,34 @@ def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *
     return Outcome(said, evidence, folder, page)
 
 
-def _evidence(recipe: Recipe, splits: Splits, made: Members, shown: str) -> dict[str, Any]:
+def _costs(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members) -> Costs:
+    """What the first seed's models cost, where it is asked for. All trainings have ended: nothing else of ours runs."""
+    how = recipe.evidence
+    if how is None or "costs" not in how.measures:
+        return Costs()
+    subjects = {name: _subject(recipe, splits, made, name) for name in ("teacher", *recipe.arms) if name in made.kept}
+    return measure_costs(subjects, how.timing, splits.test, home=folder.checkpoints())
+
+
+def _subject(recipe: Recipe, splits: Splits, made: Members, name: str) -> Subject:
+    """A model of the first seed; a loaded teacher may need an input of its own."""
+    own = recipe.teacher.normalize if name == "teacher" and recipe.teacher.weights is not None else None
+    return Subject(made.kept[name], normalize=own.after(splits.test.normalize) if own is not None else None)
+
+
+def _evidence(recipe: Recipe, splits: Splits, made: Members, shown: str, *, costs: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `evidence.json`: every member's, and what is made once, of the first seed's models."""
     how = recipe.evidence.here() if recipe.evidence is not None else None
     further: dict[str, Any] = {}
     if how is not None:
-        own = recipe.teacher.normalize if recipe.teacher.weights is not None else None
-        fix = own.after(splits.test.normalize) if own is not None else None
-        teacher, student = Subject(made.kept["teacher"], normalize=fix), Subject(made.kept[shown])
+        teacher, student = (_subject(recipe, splits, made, name) for name in ("teacher", shown))
         further["samples"] = min(how.samples, len(splits.test))
         further["disagreements"] = worst_disagreements(shown, student, teacher, splits.test)
         if "attribution" in how.measures:
             names = [name for name in (recipe.baseline, shown) if name in made.kept]
             models = {"teacher": teacher, **{name: Subject(made.kept[name]) for name in dict.fromkeys(names)}}
             further["gallery"] = looked_at(models, splits.test)
-    return findings(made.found, rates=made.rates, chance=made.chance, baseline=recipe.baseline, **further)
+    return findings(made.found, rates=made.rates, chance=made.chance, baseline=recipe.baseline, costs=costs, **further)
 
 
 def _missing(recipe: Recipe) -> tuple[str, ...]:
