@@ -16,6 +16,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,12 @@ def longer(example: Tensor, seconds: float) -> float:
     return 100 * (found["eleven"].p50 / found["ten"].p50 - 1)
 
 
+def write(out: Path, rows: list[dict[str, Any]], seconds: float, **further: Any) -> None:
+    place = {k: v for k, v in environment().items() if k != "command"}
+    document = {"environment": place, "seconds_at_most": seconds, "results": rows, **further}
+    out.write_text(json.dumps(document, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=6.0, help="at most so many a try")
@@ -78,11 +85,10 @@ def main() -> None:
                 "load": [round(load, 2), round(os.getloadavg()[0], 2)],
             })  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
+            write(given.results, rows, given.seconds)
     told = [round(longer(torch.randn(64, 256), given.seconds), 2) for _ in range(TRIES)]
     print(f"eleven layers against ten: {told}", flush=True)
-    place = {k: v for k, v in environment().items() if k != "command"}
-    document = {"environment": place, "results": rows, "eleven_layers_against_ten_percent": told}
-    given.results.write_text(json.dumps(document, indent=2) + "\n")
+    write(given.results, rows, given.seconds, eleven_layers_against_ten_percent=told)
     print(f"written: {given.results}")
 
 
