@@ -24,7 +24,7 @@ def evidence(batch, seed=0):
 
 @functools.cache
 def thinned(name):
-    """A network, its batch, a plan that takes two units in five of every group, and what becomes of it. Not to be changed."""
+    """A network, its batch, a plan for two units in five of every group, and what becomes of it. Not to be changed."""
     model, batch = made(name)
     found = plan(model, Prune(ratio=0.4, scope="layer"), evidence(batch))
     return model, batch, found, apply(model, found)
