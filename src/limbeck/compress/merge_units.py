@@ -100,7 +100,7 @@ class MergeUnits:
         for group in able:
             count = len(group.units)
             wanted = min(math.floor(self.ratio * count + 1e-9), max(0, count - self.minimum), count - 1)
-            known = {place: heard[place] for place in group.index if place in heard}
+            known = {place: heard[group.name, place] for place in group.index if (group.name, place) in heard}
             if not known:
                 left.append(Left(at=group.name, why="no layer was heard to read its units"))
             elif wanted:
@@ -159,20 +159,21 @@ def pairs(costs: Tensor, count: int) -> list[tuple[int, int]]:
     return found
 
 
-def _listen(model: nn.Module, evidence: Evidence, groups: Sequence[Group]) -> dict[Place, Heard]:
-    heard: dict[Place, Heard] = {}
-    wanted: dict[str, list[tuple[Place, Tensor]]] = {}
+def _listen(model: nn.Module, evidence: Evidence, groups: Sequence[Group]) -> dict[tuple[str, Place], Heard]:
+    """What every reader hears of every group; after a concatenation, several groups are read at one place."""
+    heard: dict[tuple[str, Place], Heard] = {}
+    wanted: dict[str, list[tuple[str, Place, Tensor]]] = {}
     layers: dict[str, nn.Module] = {}
     for group in groups:
         for place, layer in readers_of(model, group).items():
             layers[place.tensor] = layer
-            wanted.setdefault(place.tensor, []).append((place, torch.tensor(group.index[place])))
+            wanted.setdefault(place.tensor, []).append((group.name, place, torch.tensor(group.index[place])))
 
     def take(name: str, read: Tensor) -> None:
-        for place, index in wanted[name]:
+        for group, place, index in wanted[name]:
             units = read[index.to(read.device)].double()
             products = torch.einsum("ukn,vkn->uv", units, units)
-            known = heard.setdefault(place, Heard(torch.zeros_like(products), torch.zeros_like(units[..., 0])))
+            known = heard.setdefault((group, place), Heard(torch.zeros_like(products), torch.zeros_like(units[..., 0])))
             known.constant = getattr(layers[name], "bias", None) is not None
             known.products += products
             known.sums += units.sum(-1)
