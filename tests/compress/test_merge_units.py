@@ -92,7 +92,7 @@ def test_duplicate_hidden_units_are_joined_without_change(kind):
     model = Recurrent(kind).eval()
     gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
     with torch.no_grad():
-        for name, tensor in model.rnn.named_parameters():
+        for tensor in model.rnn.parameters():
             for gate in range(gates):
                 tensor[8 * gate + 5] = tensor[8 * gate + 3]
     batch = {"x": torch.randint(0, 11, (8, 5))}

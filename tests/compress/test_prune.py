@@ -118,7 +118,7 @@ def test_layers_say_of_themselves_what_their_tensors_are(name):
             assert module.out_proj.weight.shape == (module.embed_dim, module.num_heads * module.head_dim)
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet", "llama"])
+@pytest.mark.parametrize("name", ["mlp", "encoder layer"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_zero_strength_changes_nothing(name, scope):
     model, batch = made(name)
