@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import ConfigError, problem
+from limbeck.core.errors import ConfigError, ModelError, problem
 from limbeck.core.setting import as_plain, build, setting
 from limbeck.core.still import undisturbed
 from limbeck.core.surgery import Edit, run
@@ -33,7 +33,9 @@ __all__ = [
     "apply",
     "edit",
     "edited",
+    "frame",
     "hollow",
+    "lean",
     "plan",
     "predict",
     "read_plan",
@@ -56,7 +58,10 @@ def edit(name: str) -> Callable[[Edit], Edit]:
 
 @setting
 class Change:
-    """One edit as plain data: its name in `EDITS`, the module or tensor it is made at, and its settings."""
+    """One edit as plain data: its name in `EDITS`, the module or tensor it is made at, and its settings.
+
+    What a setting called `values` holds decides values alone, and no shape.
+    """
 
     edit: str
     at: str
@@ -192,9 +197,7 @@ def edited(model: nn.Module, changes: Iterable[Change]) -> nn.Module:
         ModelError: one does not fit the model.
     """
     changed = copy.deepcopy(model)
-    with torch.no_grad():
-        for change in changes:
-            run(EDITS, change.edit, changed, change.at, change.detail)
+    _edit(changed, changes)
     return changed
 
 
@@ -214,10 +217,14 @@ def _parameters(model: nn.Module) -> int:
 
 
 def predict(model: nn.Module, changes: Sequence[Change], evidence: Evidence) -> Size:
-    """The size after the changes, from a copy without values."""
+    """The size after the changes, from a copy without values where the model can be called on one."""
     shape = edited(hollow(model), changes)
     example = evidence.example(model)
-    return Size(parameters=_parameters(shape), macs=count_macs(shape, _meta(example)))
+    try:
+        macs = count_macs(shape, _meta(example))
+    except ModelError:  # its way depends on values, as where a mask of padding is read
+        macs = count_macs(edited(model, changes), example)
+    return Size(parameters=_parameters(shape), macs=macs)
 
 
 def hollow(model: nn.Module) -> nn.Module:
@@ -229,6 +236,62 @@ def hollow(model: nn.Module) -> nn.Module:
             nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
         )
     return copy.deepcopy(model, memo)
+
+
+def lean(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data without the values that its weights were computed from.
+
+    It still gives a fresh model its shapes, and the weights come from the file that they are stored in.
+    """
+    plain: dict[str, Any] = as_plain(plan)
+    for change in plain["changes"]:
+        change["detail"].pop("values", None)
+    return plain
+
+
+def frame(model: nn.Module, operations: Iterable[Any]) -> nn.Module:
+    """What `replay` gives, without the work of its values: a copy that only waits for the weights of a file.
+
+    Tensors that keep their shape hold the base's values, for those that no file holds; others hold nothing yet.
+
+    Raises:
+        ConfigError: an entry of the lineage is no plan.
+        ModelError: one does not fit the model.
+    """
+    outline = hollow(model)
+    sources: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, and held, so that none is given again
+    for tensors in (nn.Module.parameters, nn.Module.buffers):
+        sources |= {id(empty): (empty, own) for empty, own in zip(tensors(outline), tensors(model), strict=True)}
+    for operation in operations:
+        _edit(outline, read_plan(operation).changes)
+    device = next((own.device for _, own in sources.values()), torch.device("cpu"))
+    made: dict[int, Any] = {}
+    for module in outline.modules():
+        for table in (module._parameters, module._buffers):
+            for name, value in table.items():
+                if value is not None:
+                    if id(value) not in made:
+                        _, own = sources.get(id(value), (None, None))
+                        made[id(value)] = _filled(value, own, device)
+                    table[name] = made[id(value)]
+    return outline
+
+
+def _edit(model: nn.Module, changes: Iterable[Change]) -> None:
+    with torch.no_grad():
+        for change in changes:
+            run(EDITS, change.edit, model, change.at, change.detail)
+
+
+def _filled(value: Tensor, source: Tensor | None, device: torch.device) -> Tensor:
+    """A tensor of this shape, with the values of what it stands for."""
+    if source is not None and source.shape == value.shape:
+        real = source.detach().clone()
+    elif value.is_meta:
+        real = torch.zeros(value.shape, dtype=value.dtype, device=device)
+    else:
+        real = value.detach().clone()
+    return nn.Parameter(real, value.requires_grad) if isinstance(value, nn.Parameter) else real
 
 
 def _meta(example: Example) -> Example:

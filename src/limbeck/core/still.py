@@ -46,7 +46,7 @@ def buffers_as_now(modules: Iterable[nn.Module]) -> Callable[[], None]:
             for module, name, buffer, before in buffers:
                 if getattr(module, name) is not buffer:
                     setattr(module, name, buffer)
-                if buffer.device.type != "meta" and not torch.equal(buffer, before):
+                if not buffer.is_meta and not torch.equal(buffer, before):  # on meta there is no value to restore
                     buffer.copy_(before)
 
     return restore

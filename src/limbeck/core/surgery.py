@@ -56,7 +56,7 @@ def replace(model: nn.Module, at: str, new: nn.Module) -> None:
         wrong = "the model is one layer, which cannot be replaced inside itself"
         raise ModelError(problem("plan", wrong, "wrap it: torch.nn.Sequential(model)"))
     new.train(old.training)
-    for parent in model.modules():
+    for parent in list(model.modules()):  # before the change: the new one may hold the old
         for name, child in parent._modules.items():
             if child is old:
                 parent._modules[name] = new

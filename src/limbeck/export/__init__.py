@@ -1,5 +1,5 @@
 """What leaves the house: a model as safetensors with its lineage and a card."""
 
-from limbeck.export.folder import load_weights, read_lineage, save_model
+from limbeck.export.folder import load_weights, read_lineage, rebuild, save_model
 
-__all__ = ["load_weights", "read_lineage", "save_model"]
+__all__ = ["load_weights", "read_lineage", "rebuild", "save_model"]

@@ -13,7 +13,7 @@ from limbeck.core.setting import build, tagged
 from limbeck.core.taps import Reader
 from limbeck.data import check_labels
 from limbeck.evaluation import Scores, score
-from limbeck.export import load_weights, read_lineage
+from limbeck.export import load_weights, read_lineage, rebuild
 from limbeck.job import evaluation
 from limbeck.models import MODELS
 from limbeck.recipes.base import override, read
@@ -24,13 +24,17 @@ __all__ = ["load", "score_saved"]
 def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     """A saved student. A network of limbeck's own is built from its lineage; a user's class is filled through `into`.
 
+    Of a compressed model, `into` is the base as its own constructor makes it. It stays as it is, and what is returned
+    is a copy that the lineage's operations were replayed on.
+
     Raises:
         CheckpointError: there is none, it is damaged, or it belongs to another architecture.
     """
     home = Path(folder) / "student" if (Path(folder) / "student").is_dir() else Path(folder)
-    base = read_lineage(home)["base"]
+    lineage = read_lineage(home)
+    base, operations = lineage["base"], lineage.get("operations") or []
     if into is not None:
-        return load_weights(home, into)
+        return rebuild(home, into, operations) if operations else load_weights(home, into)
     if "model" not in base:
         wrong = f"its student is a {base.get('class', 'module')}, which is not one of ours"
         raise CheckpointError(
@@ -41,7 +45,7 @@ def load(folder: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     if not isinstance(base.get("shape"), list) or not isinstance(base.get("classes"), int):
         wrong = "is damaged: it does not say the shape of samples and the number of classes"
         raise CheckpointError(problem(where, wrong, "restore it, or make the run again"))
-    return load_weights(home, settings.build(tuple(base["shape"]), base["classes"]))
+    return rebuild(home, settings.build(tuple(base["shape"]), base["classes"]), operations)
 
 
 def score_saved(folder: Path, changes: Sequence[str] = ()) -> Scores:

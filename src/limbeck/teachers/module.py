@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import ConfigError, ModelError, nearest, problem
+from limbeck.core.fold import Survey, cast, fold, lay_out, survey
 from limbeck.core.normalize import Normalize
 from limbeck.core.processes import processes
 from limbeck.core.setting import as_plain
 from limbeck.core.sharding import shard
 from limbeck.core.taps import Inputs, Outputs, Reader, taps_in
 from limbeck.core.types import Named
-from limbeck.teachers.fold import Survey, cast, fold, lay_out, survey
 from limbeck.teachers.prepare import (
     SMALL_MACS,
     Compile,

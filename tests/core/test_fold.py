@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from limbeck.core.fold import Pair, cast, fold, lay_out, survey
 from limbeck.core.taps import Reader
-from limbeck.teachers.fold import Pair, cast, fold, lay_out, survey
 
 IMAGE, ROW, LINE, VOLUME = (3, 6, 8, 8), (5, 6), (4, 6, 9), (2, 6, 4, 5, 3)
 

@@ -2,7 +2,8 @@
 
 Three things: batch norm folded into the convolution or linear layer before it (a batch norm that has stopped learning
 is an affine map per channel, and so is the end of such a layer), weights laid out for channels-last convolutions, and
-weights cast once to the type that autocast would cast them to at every call.
+weights cast once to the type that autocast would cast them to at every call. The dry run also finds layers that feed
+one other layer and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from limbeck.core.still import undisturbed
 from limbeck.core.types import Named
 
-__all__ = ["Pair", "Survey", "cast", "fold", "lay_out", "survey"]
+__all__ = ["Chain", "Pair", "Survey", "cast", "fold", "lay_out", "survey"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
@@ -39,17 +40,26 @@ class Pair(NamedTuple):
     norm: str
 
 
+class Chain(NamedTuple):
+    """A layer and the layer that alone reads what it returns, by module path."""
+
+    first: str
+    second: str
+
+
 @dataclass(frozen=True)
 class Survey:
     """What a dry run has shown.
 
     `macs` are multiply-accumulates a sample: those of convolutions and matrix products, so at least as many as there
-    are. `plain` are the paths of layers whose weights may be replaced, because nothing else reads them.
+    are. `plain` are the paths of layers whose weights may be replaced, because nothing else reads them. `chains` are
+    layers one of which gives its answer to the other as it is, and to nobody else.
     """
 
     macs: int
     pairs: tuple[Pair, ...]
     plain: tuple[str, ...]
+    chains: tuple[Chain, ...] = ()
 
 
 def survey(model: nn.Module, run: Callable[[], Named], *, samples: int, tapped: Iterable[str]) -> Survey:
@@ -74,8 +84,9 @@ def survey(model: nn.Module, run: Callable[[], Named], *, samples: int, tapped: 
         for path, module in layers.items():
             notes.weights[id(module.weight)] = path
             stack.callback(module.register_forward_hook(partial(notes.returned, path), with_kwargs=True).remove)
+            stack.callback(module.register_forward_pre_hook(partial(notes.fed, path), with_kwargs=True).remove)
         for path, module in norms.items():
-            stack.callback(module.register_forward_pre_hook(partial(notes.given, path), with_kwargs=True).remove)
+            stack.callback(module.register_forward_pre_hook(partial(notes.normed, path), with_kwargs=True).remove)
         # The fused encoder layer is one operation that calls no inner layer and counts as no work.
         fast = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
@@ -84,17 +95,18 @@ def survey(model: nn.Module, run: Callable[[], Named], *, samples: int, tapped: 
             signal = run()
     alone = [path for path, module in layers.items() if all(owners[id(p)] == 1 for p in module.parameters())]
     plain = tuple(path for path in alone if 0 < notes.calls[path] == notes.weight_uses[path])
+    alone_read = notes.read_once(signal.values())
     pairs = tuple(
         Pair(path, norm)
-        for norm, x in notes.inputs.items()
-        if (path := notes.outputs.get(id(x), ("", x))[0]) in plain
+        for path, norm in alone_read
+        if path in plain
+        and norm in norms
         and norm not in learning
-        and notes.calls[path] == notes.calls[norm] == notes.uses[id(x)] == 1
         and all(owners[id(p)] == 1 for p in norms[norm].parameters())
-        and not any(value is x for value in signal.values())
-        and _fits(layers[path], norms[norm], x)
+        and _fits(layers[path], norms[norm], notes.inputs[norm])
     )
-    return Survey(round(notes.flops / 2 / max(samples, 1)), pairs, plain)
+    chains = tuple(Chain(a, b) for a, b in alone_read if a in plain and b in plain)
+    return Survey(round(notes.flops / 2 / max(samples, 1)), pairs, plain, chains)
 
 
 def fold(model: nn.Module, pairs: Sequence[Pair]) -> None:
@@ -157,12 +169,27 @@ class _Notes:
         if isinstance(output, Tensor):
             self.outputs[id(output)] = (path, output)
 
-    def given(self, path: str, _module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+    def normed(self, path: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """A norm is about to be called."""
         self.calls[path] += 1
+        self.fed(path, module, args, kwargs)
+
+    def fed(self, path: str, _module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """A module is about to be given this."""
         first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
         if first is not None:
             self.inputs[path] = first
+
+    def read_once(self, read: Iterable[Any]) -> list[tuple[str, str]]:
+        """Layers called once, with the module that alone reads what they return; `read` is what the model returns."""
+        answers = {id(value) for value in read}
+        return [
+            (path, reader)
+            for reader, x in self.inputs.items()
+            if (path := self.outputs.get(id(x), ("", x))[0])
+            and self.calls[path] == self.calls[reader] == self.uses[id(x)] == 1
+            and id(x) not in answers
+        ]
 
     def used(self, values: Iterable[Any]) -> None:
         """An operation has been given these."""
@@ -215,7 +242,9 @@ def _double(value: Any) -> Tensor | None:
 
 
 def _replace(layer: nn.Module, weight: Tensor, bias: Any) -> None:
-    """New parameters for old."""
-    layer.weight = nn.Parameter(weight, requires_grad=False)
+    """New parameters for old, which learn where the old weight did."""
+    assert isinstance(layer.weight, Tensor)
+    learns = layer.weight.requires_grad and weight.is_floating_point()
+    layer.weight = nn.Parameter(weight, requires_grad=learns)
     if isinstance(bias, Tensor):
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=learns)
