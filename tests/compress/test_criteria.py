@@ -1,5 +1,6 @@
 """Each measure against its formula, written out by hand for single units."""
 
+import functools
 import math
 
 import pytest
@@ -137,6 +138,12 @@ def test_a_head_is_one_unit_with_all_its_rows():
     assert rows_of(uneven, Place("a.weight", 0), tensor).tolist() == [[0, 1, 4, 5], [2, 3, 0, 0]]
 
 
+@functools.cache
+def groups_of(name):
+    model, batch = made(name)
+    return coupled(model, Evidence(batch=batch)).groups
+
+
 @pytest.mark.parametrize("kind", CRITERIA)
 @pytest.mark.parametrize("name", ["conv", "lstm", "encoder", "llama", "u-net", "grouped"])
 def test_every_measure_judges_every_kind_of_unit_or_passes_it_over(kind, name):
@@ -146,7 +153,7 @@ def test_every_measure_judges_every_kind_of_unit_or_passes_it_over(kind, name):
             return
         del batch["y"]
     evidence = Evidence(batch=batch, batches=lambda: [batch])
-    groups = coupled(model, evidence).groups
+    groups = groups_of(name)
     scores = CRITERIA[kind](model, groups, evidence)
     for group in groups:
         if group.name in scores:

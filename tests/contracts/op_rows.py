@@ -7,7 +7,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.compress import Bake, Cluster, Evidence, Factorize, Features, Mask, Merge, Vocabulary, apply, plan
+from limbeck.compress import (
+    Bake,
+    Cluster,
+    Depth,
+    Evidence,
+    Factorize,
+    Features,
+    Mask,
+    Merge,
+    MergeUnits,
+    Prune,
+    Vocabulary,
+    apply,
+    plan,
+)  # fmt: skip
 
 
 class TiedText(nn.Module):
@@ -126,6 +140,14 @@ ROWS = {
     "mask 2:4": Row(Mask(pattern="2:4"), mlp, rows_of_numbers, Mask(pattern="2:4", exclude=("*",))),
     "bake": Row(Bake(), clustered, rows_of_numbers, lossless=0.0),
     "merge": Row(Merge(), conv, images, Merge(what=()), lossless=1e-5),
+    "depth": Row(Depth(count=1), mlp, rows_of_numbers, Depth(ratio=0.0)),
+    "merge units": Row(MergeUnits(ratio=0.3), mlp, rows_of_numbers, MergeUnits(ratio=0.0)),
+    "merge channels": Row(MergeUnits(ratio=0.3), conv, images, MergeUnits(exclude=("*",))),
+    "prune": Row(Prune(ratio=0.3), mlp, rows_of_numbers, Prune(ratio=0.0)),
+    "prune to a target": Row(Prune(criterion="taylor", macs=0.5), conv, images, Prune(macs=1.0)),
+    "prune by activations": Row(
+        Prune(criterion="activation", ratio=0.4, scope="layer"), conv, images, Prune(criterion="activation", ratio=0.0)
+    ),
     "vocabulary": Row(
         Vocabulary(keep=(0, 49)), TiedText, words, Vocabulary(exclude=("*",)),
     ),

@@ -59,7 +59,7 @@ def test_it_knows_its_name_and_comes_back_from_plain_data(name):
     assert OPS[op.kind] is type(op)
     assert build(tagged(OPS), json.loads(json.dumps(as_plain(op))), "test") == op
     assert {"data", "labels"} >= op.needs
-    assert op.follows <= set(OPS) | {"prune", "depth", "merge_units"}
+    assert op.follows <= set(OPS)
 
 
 @EVERY

@@ -66,7 +66,9 @@ class Depth:
     exclude: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    follows: ClassVar[frozenset[str]] = frozenset({"prune", "merge_units", "depth"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"bake", "depth", "factorize", "features", "merge", "merge_units", "prune", "vocabulary"}
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""

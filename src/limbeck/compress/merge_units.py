@@ -34,19 +34,18 @@ def _join(
     dim: int,
     into: Sequence[int],
     gone: Sequence[int],
-    scale: Sequence[float],
-    bias: str | None = None,
-    shift: Sequence[float] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> None:
-    """weight[into] += scale · weight[gone] along `dim`, and bias += weight[gone] · shift."""
+    """weight[into] += scale · weight[gone] along `dim`, and bias += weight[gone] · shift; shapes stay."""
+    if values is None:  # the sums come from a file
+        return
     weight = tensor_at(model, at)
-    index = torch.tensor(list(gone), device=weight.device)
-    columns = weight.index_select(dim, index)
-    if bias is not None:
-        read = columns.movedim(dim, 0).flatten(2).sum(-1) if weight.dim() > 2 else columns.movedim(dim, 0)
-        tensor_at(model, bias).add_(torch.tensor(list(shift), device=weight.device, dtype=weight.dtype) @ read)
-    factor = torch.tensor(list(scale), device=weight.device, dtype=weight.dtype)
-    factor = factor.view([-1 if at_dim == dim else 1 for at_dim in range(weight.dim())])
+    scale, shift = (torch.tensor(values[key], device=weight.device, dtype=weight.dtype) for key in ("scale", "shift"))
+    columns = weight.index_select(dim, torch.tensor(list(gone), device=weight.device))
+    if values["bias"] is not None:
+        read = columns.movedim(dim, 0).reshape(*columns.movedim(dim, 0).shape[:2], -1).sum(-1)
+        tensor_at(model, values["bias"]).add_(shift @ read)
+    factor = scale.view([-1 if at_dim == dim else 1 for at_dim in range(weight.dim())])
     weight.index_add_(dim, torch.tensor(list(into), device=weight.device), columns * factor)
 
 
@@ -74,7 +73,9 @@ class MergeUnits:
     exclude: tuple[str, ...] = ()
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
-    follows: ClassVar[frozenset[str]] = frozenset({"prune", "merge_units", "depth"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"bake", "depth", "factorize", "features", "merge", "merge_units", "prune", "vocabulary"}
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
@@ -100,7 +101,7 @@ class MergeUnits:
         for group in able:
             count = len(group.units)
             wanted = min(math.floor(self.ratio * count + 1e-9), max(0, count - self.minimum), count - 1)
-            known = {place: heard[place] for place in group.index if place in heard}
+            known = {place: heard[group.name, place] for place in group.index if (group.name, place) in heard}
             if not known:
                 left.append(Left(at=group.name, why="no layer was heard to read its units"))
             elif wanted:
@@ -159,20 +160,21 @@ def pairs(costs: Tensor, count: int) -> list[tuple[int, int]]:
     return found
 
 
-def _listen(model: nn.Module, evidence: Evidence, groups: Sequence[Group]) -> dict[Place, Heard]:
-    heard: dict[Place, Heard] = {}
-    wanted: dict[str, list[tuple[Place, Tensor]]] = {}
+def _listen(model: nn.Module, evidence: Evidence, groups: Sequence[Group]) -> dict[tuple[str, Place], Heard]:
+    """What every reader hears of every group; after a concatenation, several groups are read at one place."""
+    heard: dict[tuple[str, Place], Heard] = {}
+    wanted: dict[str, list[tuple[str, Place, Tensor]]] = {}
     layers: dict[str, nn.Module] = {}
     for group in groups:
         for place, layer in readers_of(model, group).items():
             layers[place.tensor] = layer
-            wanted.setdefault(place.tensor, []).append((place, torch.tensor(group.index[place])))
+            wanted.setdefault(place.tensor, []).append((group.name, place, torch.tensor(group.index[place])))
 
     def take(name: str, read: Tensor) -> None:
-        for place, index in wanted[name]:
+        for group, place, index in wanted[name]:
             units = read[index.to(read.device)].double()
             products = torch.einsum("ukn,vkn->uv", units, units)
-            known = heard.setdefault(place, Heard(torch.zeros_like(products), torch.zeros_like(units[..., 0])))
+            known = heard.setdefault((group, place), Heard(torch.zeros_like(products), torch.zeros_like(units[..., 0])))
             known.constant = getattr(layers[name], "bias", None) is not None
             known.products += products
             known.sums += units.sum(-1)
@@ -201,17 +203,18 @@ def _joins(
     for place in _reads(model, group):
         known = heard.get(place)
         scale = usual if known is None else fit(known)[0]
-        detail: dict[str, Any] = {"dim": place.dim, "into": [], "gone": [], "scale": []}
-        shift: list[float] = []
-        for j, i in found:
-            gone, into = group.index[place][j], group.index[place][i]
-            detail["gone"] += gone
-            detail["into"] += into
-            detail["scale"] += [float(scale[j, i])] * len(gone)
-            if known is not None:
-                shift += ((known.sums[j] - scale[j, i] * known.sums[i]) / known.count).tolist()
+        gone = [index for j, _ in found for index in group.index[place][j]]
+        into = [index for _, i in found for index in group.index[place][i]]
+        values: dict[str, Any] = {
+            "scale": [float(scale[j, i]) for j, i in found for _ in group.index[place][j]],
+            "shift": [],
+            "bias": None,
+        }
         if known is not None and known.constant:
-            detail |= {"bias": f"{place.tensor.removesuffix('weight')}bias", "shift": shift}
+            mean = known.sums / known.count
+            values["bias"] = f"{place.tensor.removesuffix('weight')}bias"
+            values["shift"] = [x for j, i in found for x in (mean[j] - scale[j, i] * mean[i]).tolist()]
+        detail = {"dim": place.dim, "into": into, "gone": gone, "values": values}
         changes.append(Change(edit="join", at=place.tensor, detail=detail))
     return changes
 
@@ -242,13 +245,12 @@ def _why_not(model: nn.Module, coupling: Coupling, group: Group, evidence: Evide
                 tensor = tensor_at(double, place.tensor)
                 of = [torch.tensor(index[unit], device=tensor.device) for unit in (0, 1)]
                 tensor.index_copy_(place.dim, of[1], tensor.index_select(place.dim, of[0]))
-        changes = [
-            Change(edit="join", at=place.tensor, detail={
-                "dim": place.dim, "into": group.index[place][0], "gone": group.index[place][1],
-                "scale": [1.0] * len(group.index[place][0]),
-            })
-            for place in reads
-        ]  # fmt: skip
+        changes = []
+        for place in reads:
+            into, gone = group.index[place][:2]
+            values = {"scale": [1.0] * len(into), "shift": [], "bias": None}
+            detail = {"dim": place.dim, "into": into, "gone": gone, "values": values}
+            changes.append(Change(edit="join", at=place.tensor, detail=detail))
         merged = edited(double, [*changes, *changes_for(double, coupling, {group.name: [1]})])
         call = caller(evidence)
         for a, b in zip(tensors_in(call(merged)), tensors_in(call(double)), strict=True):

@@ -61,7 +61,9 @@ class Prune:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
-    follows: ClassVar[frozenset[str]] = frozenset({"prune", "merge_units", "depth"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"bake", "depth", "factorize", "features", "merge", "merge_units", "prune", "vocabulary"}
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""

@@ -18,7 +18,7 @@ from limbeck.core.heads import narrow_attention
 from limbeck.core.labels import Ids
 from limbeck.core.shapes import knows_shape, shape_attributes
 from limbeck.core.surgery import Edit, cut, set_attributes, tensor_at
-from limbeck.core.tracing import Trace, named_tensors, trace
+from limbeck.core.tracing import Trace, named_tensors, owners_of, trace
 
 __all__ = ["CUTS", "Count", "Coupling", "Group", "Place", "Step", "Whole", "propose", "silence"]
 
@@ -99,13 +99,13 @@ class Coupling:
         for group in self.groups:
             gone |= {group.units[i] for i in removed.get(group.name, ())}
         shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
-        cuts, owners = [], set()
+        cuts, owners, holders = [], set(), owners_of(model)
         for place, indices in places.items():
             width = shapes[place.tensor][place.dim]
             keep = [index for index in range(width) if index not in indices]
             shapes[place.tensor][place.dim] = len(keep)
             cuts.append(Step("cut", place.tensor, {"dim": place.dim, "keep": keep}))
-            owners |= _owners(model, place.tensor)
+            owners |= holders[place.tensor]
         narrow = [Step("narrow_attention", path, {}) for path in _ordered(model, _attentions(model, owners))]
         return [*narrow, *cuts, *self._attributes(model, shapes, owners, gone)]
 
@@ -195,9 +195,8 @@ def _makers(model: nn.Module, seen: Trace, places: Collection[Place]) -> tuple[s
 
 def _makes(model: nn.Module, seen: Trace, place: Place) -> bool:
     """Whether it is a weight that no product sums over at this dimension; both at once if it is tied."""
-    owners = len(_owners(model, place.tensor))
     first = int(seen.places[place.tensor][place.dim][0])
-    return tensor_at(model, place.tensor).dim() > 1 and (first not in seen.read or owners > 1)
+    return tensor_at(model, place.tensor).dim() > 1 and (first not in seen.read or place.tensor in seen.tied)
 
 
 def _fixed(model: nn.Module, seen: Trace) -> list[Whole]:
@@ -244,16 +243,6 @@ def _counts(model: nn.Module, seen: Trace, groups: Iterable[Group]) -> list[Coun
                     if (roots == roots[:, :1]).all() and set(count.units) != {-1}:
                         counts[count] = None
     return sorted(counts, key=lambda count: not count.likely)
-
-
-def _owners(model: nn.Module, name: str) -> set[str]:
-    """The paths of all modules that hold a tensor, under whatever name."""
-    tensor = tensor_at(model, name)
-    return {
-        path
-        for path, module in model.named_modules()
-        if any(t is tensor for t in (*module._parameters.values(), *module._buffers.values()))
-    }
 
 
 def _attentions(model: nn.Module, owners: Iterable[str]) -> set[str]:

@@ -102,8 +102,11 @@ def _moved(op: Operation) -> list[Strips]:
         func, rest = torch.ops.aten.view.default, op.args[1:2]
     rest = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, tuple(rest))  # as the labels are
     found: list[list[Tensor]] = [[] for _ in op.outputs]
+    picked = _picked(op)
     for strip in op.get(source):
-        _fix_indexed(op, strip)
+        if set(varies(strip)) <= picked:
+            op.labels.fix(strip.numpy())  # what is looked up by its number keeps its place
+            continue
         moved = func(strip.expand(source.shape).contiguous(), *rest, **op.kwargs)
         landed = [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
         for strips, dense in zip(found, landed, strict=True):
@@ -111,17 +114,15 @@ def _moved(op: Operation) -> list[Strips]:
     return [op.labels.tidy(strips) for strips in found]
 
 
-def _fix_indexed(op: Operation, strip: Tensor) -> None:
-    """What is picked by a number that the code or the data holds must keep its place."""
-    dims: set[int] = set()
+def _picked(op: Operation) -> set[int]:
+    """The dimensions along which elements are picked by numbers that the code or the data holds."""
     if op.name == "embedding":
-        dims = {0}
-    elif op.name in ("index_select", "select"):
-        dims = {op.args[1] % op.args[0].dim()}
-    elif op.name == "index":
-        dims = {dim for dim, index in enumerate(op.args[1]) if index is not None}
-    if dims and set(varies(strip)) <= dims:
-        op.labels.fix(strip.numpy())
+        return {0}
+    if op.name in ("index_select", "select"):
+        return {op.args[1] % op.args[0].dim()}
+    if op.name == "index":
+        return {dim for dim, index in enumerate(op.args[1]) if index is not None}
+    return set()
 
 
 def _elementwise(op: Operation) -> list[Strips]:
@@ -304,13 +305,19 @@ def _sources(run: Callable[[Tensor], list[Tensor]], tensor: Tensor, dim: int) ->
     other = 3 * torch.randn(tensor.shape, generator=generator, device=tensor.device, dtype=tensor.dtype) + 1
     bits = (torch.arange(size)[:, None] >> torch.arange(max(1, (size - 1).bit_length()))) & 1
     shape = [-1 if at == dim else 1 for at in range(tensor.dim())]
+    tensor = tensor.contiguous()  # as what is disturbed: another layout rounds otherwise
     plain = run(tensor)
     changed: list[list[tuple[Tensor, Tensor]]] = []
     for bit in bits.T:
         pair = []
         for side in (1, 0):
             where = (bit == side).view(shape).to(tensor.device)
-            pair.append([a != b for a, b in zip(run(torch.where(where, tensor + other, tensor)), plain, strict=True)])
+            pair.append(
+                [
+                    a != b
+                    for a, b in zip(run(torch.where(where, tensor + other, tensor).contiguous()), plain, strict=True)
+                ]
+            )
         changed.append(list(zip(*pair, strict=True)))
     return [_decode([step[place] for step in changed], size) for place in range(len(plain))]
 

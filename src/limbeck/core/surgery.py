@@ -97,9 +97,8 @@ def put(model: nn.Module, old: Tensor, value: Tensor) -> None:
     new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
     for module in model.modules():
         for table in (module._parameters, module._buffers):
-            for name, tensor in list(table.items()):
-                if tensor is old:
-                    setattr(module, name, new)  # and not the table: recurrent layers keep a list beside it
+            for name in [name for name, tensor in table.items() if tensor is old]:
+                setattr(module, name, new)  # and not the table: recurrent layers keep a list beside it
 
 
 def set_attributes(model: nn.Module, at: str, **values: int | bool | Sequence[int]) -> None:

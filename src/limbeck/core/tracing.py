@@ -18,7 +18,7 @@ from limbeck.core.kernels import plain_kernels
 from limbeck.core.labels import Ids, Labels, Strips, varies
 from limbeck.core.rules import Operation, moves_in_place, strips_after
 
-__all__ = ["Trace", "named_tensors", "tensors_in", "trace"]
+__all__ = ["Trace", "named_tensors", "owners_of", "tensors_in", "trace"]
 
 
 class Trace:
@@ -27,6 +27,7 @@ class Trace:
     Attributes:
         labels: which labels stand or fall together.
         places: the labels of each named parameter and buffer that was read, dimension by dimension.
+        tied: the names of those that several modules hold.
         read: the labels of weights that read units, and do not make them.
         passed: for each module whose own code handled units, by how many they are, the labels in each.
     """
@@ -34,6 +35,7 @@ class Trace:
     def __init__(self) -> None:
         self.labels = Labels()
         self.places: dict[str, dict[int, Ids]] = {}
+        self.tied: set[str] = set()
         self.read: set[int] = set()
         self.passed: dict[str, dict[int, list[Ids]]] = {}
 
@@ -47,6 +49,7 @@ def trace(model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable
         entering: the batch's tensors, whose sizes no cut changes.
     """
     seen = Trace()
+    seen.tied = {name for name, paths in owners_of(model).items() if len(paths) > 1}
     follower = _Follower(model, seen)
     for tensor in entering:
         follower.admit(tensor)
@@ -61,6 +64,17 @@ def trace(model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers under their first name, tied ones once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def owners_of(model: nn.Module) -> dict[str, set[str]]:
+    """For each of `named_tensors` the paths of all modules that hold it, under whatever name."""
+    first = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    found: dict[str, set[str]] = {name: set() for name in first.values()}
+    for path, module in model.named_modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                found[first[id(tensor)]].add(path)
+    return found
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
