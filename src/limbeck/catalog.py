@@ -9,13 +9,15 @@ from typing import Any
 
 import yaml
 
+from limbeck.compress import OPS
 from limbeck.core.errors import ConfigError, nearest, problem
 from limbeck.core.schedules import SCHEDULES
 from limbeck.core.setting import as_plain
 from limbeck.data import SOURCES
+from limbeck.export.integers import Quantize
 from limbeck.models import MODELS
 from limbeck.objectives import TERMS
-from limbeck.recipes import RECIPES, find, show
+from limbeck.recipes import RECIPES, SQUEEZES, find, find_squeeze, show
 from limbeck.targets import CODECS
 
 __all__ = ["TABLES", "describe", "first_lines"]
@@ -25,6 +27,8 @@ def TABLES() -> dict[str, Mapping[str, Callable[..., Any]]]:  # noqa: N802 - a t
     """Every table by its name."""
     return {
         "recipes": RECIPES,
+        "squeezes": SQUEEZES,
+        "operations": {**OPS, "quantize": Quantize},
         "objectives": TERMS,
         "models": MODELS,
         "data": SOURCES,
@@ -46,6 +50,8 @@ def describe(name: str, changes: Sequence[str] = ()) -> str:
         ConfigError: nothing has that name.
     """
     # A recipe comes first: `show NAME > mine.yaml` is how one's own begins, and data may have the same name.
+    if name in SQUEEZES:
+        return show(find_squeeze(name, changes))
     if name in RECIPES or name.endswith((".yaml", ".yml")):
         return show(find(name, changes))
     for table in TABLES().values():

@@ -98,9 +98,24 @@ def study(
     typer.echo(f"\nPage: {folder / 'report.html'}")
 
 
+@app.command(epilog="Example: limbeck squeeze digits-squeeze --set budget.drop=0.02 --out runs/small")
+def squeeze(recipe: str, change: Set = None, out: Out = None) -> None:
+    """Make a model smaller until it fits a budget: prune, merge, factorise, quantise, each repaired and scored."""
+    from limbeck.recipes import find_squeeze, squeeze_recipe  # noqa: PLC0415
+
+    found = find_squeeze(recipe, change or ())
+    folder = out or Path("runs") / Path(found.title).name
+    typer.echo(f"{found.title}: {found.story}\n")
+    for done in squeeze_recipe(found, folder, say=typer.echo).values():
+        _tell(dict(done.document))
+        typer.echo(f"\nPage: {done.report()}")
+
+
 @app.command(name="list", epilog="Example: limbeck list objectives")
 def list_(
-    what: Annotated[str, typer.Argument(help="recipes, objectives, models, data, codecs or schedules")] = "recipes",
+    what: Annotated[
+        str, typer.Argument(help="recipes, squeezes, operations, objectives, models, data, codecs, schedules")
+    ] = "recipes",
 ) -> None:
     """List what comes along, a line each."""
     from limbeck.catalog import TABLES, first_lines  # noqa: PLC0415

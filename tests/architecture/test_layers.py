@@ -40,9 +40,16 @@ MAY_IMPORT = {
     "recipes": {
         "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics",
         "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
+        "compress", "search", "squeezing", "workflow",
+    },
+    "levers": {"compress", "export", "search"},
+    "workshop": {"compress", "data", "evaluation", "export", "job", "levers", "member", "search"},
+    "squeezing": {
+        "compress", "data", "evaluation", "evidence", "examining", "export", "job", "levers", "objectives",
+        "remembering", "report", "search", "teachers", "train", "workshop",
     },
     "studying": {"costs", "evaluation", "examining", "findings", "recipes", "report", "workflow"},
-    "catalog": {"data", "models", "objectives", "recipes", "targets"},
+    "catalog": {"compress", "data", "export", "models", "objectives", "recipes", "targets"},
     "comparing": {"evaluation", "findings", "report"},
     "exporting": {"data", "evaluation", "export", "job", "recipes"},
     "__main__": {"cli"},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.setting import pick
@@ -12,24 +13,32 @@ from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet
 from limbeck.recipes.digits import digits
 from limbeck.recipes.remember import part, remember_recipe, told
 from limbeck.recipes.run import Outcome, run_recipe
+from limbeck.recipes.squeeze import Squeeze, squeeze_recipe
+from limbeck.recipes.squeezes import cifar10_squeeze, digits_squeeze
 from limbeck.recipes.study import study_recipe
 
 __all__ = [
     "RECIPES",
+    "SQUEEZES",
     "Arm",
     "Master",
     "Outcome",
     "Recipe",
+    "Squeeze",
     "find",
+    "find_squeeze",
     "override",
     "part",
     "read",
     "remember_recipe",
     "run_recipe",
     "show",
+    "squeeze_recipe",
     "study_recipe",
     "told",
 ]
+
+R = TypeVar("R")
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
@@ -38,8 +47,30 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+SQUEEZES: dict[str, Callable[[], Squeeze]] = {"digits-squeeze": digits_squeeze, "cifar10-squeeze": cifar10_squeeze}
+"""Searches for a smaller model, for `limbeck squeeze`."""
+
+
 def find(name: str, changes: Sequence[str] = ()) -> Recipe:
     """A recipe by its name or from a YAML file, with `a.b=c` changes applied.
+
+    Raises:
+        ConfigError: there is no such recipe or file, or it cannot be read.
+    """
+    return _found(name, changes, RECIPES, Recipe)
+
+
+def find_squeeze(name: str, changes: Sequence[str] = ()) -> Squeeze:
+    """A search by its name or from a YAML file, with `a.b=c` changes applied.
+
+    Raises:
+        ConfigError: there is no such search or file, or it cannot be read.
+    """
+    return _found(name, changes, SQUEEZES, Squeeze)
+
+
+def _found(name: str, changes: Sequence[str], table: Mapping[str, Callable[[], R]], kind: type[R]) -> R:
+    """A recipe of a kind.
 
     Raises:
         ConfigError: there is no such recipe or file, or it cannot be read.
@@ -53,7 +84,7 @@ def find(name: str, changes: Sequence[str] = ()) -> Recipe:
             raise ConfigError(
                 problem(name, wrong, "check the path; `limbeck list` names the recipes that come along")
             ) from None
-        recipe = read(text, name)
+        recipe = read(text, name, kind)
     else:
-        recipe = pick(RECIPES, name, "recipe")()
+        recipe = pick(table, name, "recipe")()
     return override(recipe, changes, name) if changes else recipe

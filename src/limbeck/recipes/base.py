@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -31,7 +31,9 @@ else:
 
 _TENSORS = "save the network's state_dict() as safetensors, or with torch.save; code in a file is never run"
 
-__all__ = ["Arm", "Kept", "Master", "Recipe", "override", "read", "show"]
+__all__ = ["AnyData", "AnyTerm", "Arm", "Kept", "Master", "Recipe", "override", "read", "show"]
+
+R = TypeVar("R")
 
 
 @setting
@@ -158,8 +160,8 @@ class Recipe:
                 raise ConfigError(problem("arms", f"{name!r} cannot be the name of an arm", mend))
 
 
-def read(text: str, where: str) -> Recipe:
-    """A recipe from YAML.
+def read(text: str, where: str, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]  # as in typing's own docs
+    """A recipe of a kind from YAML.
 
     Raises:
         ConfigError: it is not YAML, tries to make objects, or a key is unknown, missing or of the wrong type.
@@ -177,16 +179,16 @@ def read(text: str, where: str) -> Recipe:
     if not isinstance(plain, dict):
         wrong = f"it holds {'nothing' if plain is None else 'a ' + type(plain).__name__}, not a recipe"
         raise ConfigError(problem(where, wrong, "start from `limbeck show digits > mine.yaml`"))
-    recipe: Recipe = build(Recipe, plain, where)
+    recipe: R = build(kind, plain, where)
     return recipe
 
 
-def show(recipe: Recipe) -> str:
+def show(recipe: Any) -> str:
     """The recipe as YAML; `read(show(r), …) == r`."""
     return as_yaml(as_plain(recipe))
 
 
-def override(recipe: Recipe, changes: Sequence[str], where: str) -> Recipe:
+def override(recipe: R, changes: Sequence[str], where: str) -> R:
     """The recipe with `a.b=c` changes applied; values are read as YAML.
 
     Raises:
@@ -211,7 +213,7 @@ def override(recipe: Recipe, changes: Sequence[str], where: str) -> Recipe:
             elif isinstance(node, dict) and node.get(index) is None:
                 node[index] = {}
             node = node[index] if not last else node
-    changed: Recipe = build(Recipe, plain, where)
+    changed: R = build(type(recipe), plain, where)
     return changed
 
 

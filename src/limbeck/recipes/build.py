@@ -14,7 +14,7 @@ from limbeck.job import evaluation
 from limbeck.recipes.base import Recipe, read_weights
 from limbeck.teachers import ModuleTeacher
 
-__all__ = ["built", "loaded_teacher", "shape_of"]
+__all__ = ["built", "filled", "loaded_teacher", "shape_of"]
 
 
 def shape_of(source: Source) -> tuple[int, ...]:
@@ -46,11 +46,17 @@ def loaded_teacher(recipe: Recipe, source: Source) -> ModuleTeacher:
     """
     assert recipe.teacher.weights is not None
     model = built(recipe.teacher.model, source, recipe.seed, "teacher")
-    _load(model, recipe.teacher.weights)
+    filled(model, recipe.teacher.weights)
     return ModuleTeacher(model, normalize=recipe.teacher.normalize)
 
 
-def _load(model: nn.Module, path: str) -> None:
+def filled(model: nn.Module, path: str) -> None:
+    """Put the weights of a file into a network.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds more than tensors.
+        ConfigError: it holds the weights of another network.
+    """
     tensors = read_weights(path, "teacher.weights")
     try:
         model.load_state_dict(tensors)

@@ -1,0 +1,109 @@
+"""A search for a smaller model as one object: network, data, what it may cost and lose, and what may be done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.compress import OPS
+from limbeck.core.check import whole
+from limbeck.core.errors import ConfigError, problem
+from limbeck.core.setting import setting, tagged
+from limbeck.data import Augment
+from limbeck.export.integers import Quantize
+from limbeck.objectives import KL, Label, as_objective
+from limbeck.recipes.base import AnyData, AnyTerm, Master
+from limbeck.recipes.build import built, filled
+from limbeck.search import Budget
+from limbeck.squeezing import Say, Squeezed, squeeze
+from limbeck.train import Optimizer, Training
+from limbeck.workflow import distill
+
+__all__ = ["Squeeze", "squeeze_recipe"]
+
+if TYPE_CHECKING:
+    AnyOp = Any
+else:
+    AnyOp = tagged({**OPS, "quantize": Quantize})
+
+
+@setting
+class Squeeze:
+    """A model, data, a budget, and the chains of operations that are tried.
+
+    Args:
+        title: its name.
+        story: what is made smaller and why, in a sentence or two.
+        data: where samples come from.
+        model: the network, with a file of weights, or trained first.
+        budget: what the smaller model may cost, and what it may lose.
+        chains: by name, operations or their names in order; each is a search of its own.
+        objective: of the training that repairs a changed model.
+        training: how repairs are trained; `epochs` is for each.
+        augment: of the images in repairs.
+        views: augmented versions of each sample that the original's answers are kept for.
+        tries: how often an operation that breaks a score is weakened.
+        latency_batch: samples a call where latency counts.
+        seed: of whatever is drawn.
+        workers: processes that read data.
+    """
+
+    title: str
+    story: str
+    data: AnyData
+    model: Master
+    budget: Budget
+    chains: Mapping[str, tuple[AnyOp | str, ...]]
+    objective: tuple[AnyTerm, ...] = (KL(temperature=2.0, weight=0.5), Label(weight=0.5))
+    training: Training = Training(epochs=3, optimizer=Optimizer(rate=0.02))
+    augment: Augment | None = None
+    views: int | None = None
+    tries: int = 3
+    latency_batch: int = 1
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched."""
+        whole("tries", self.tries, least=0)
+        as_objective(self.objective)
+        if not self.chains:
+            raise ConfigError(problem("chains", "there is none", "name one: {first: [prune]}"))
+
+
+def squeeze_recipe(recipe: Squeeze, out: Path, *, say: Say = lambda _: None, bars: bool = True) -> dict[str, Squeezed]:
+    """Load or train the model, and search once for each chain. The same call goes on where it stopped.
+
+    Args:
+        recipe: the search.
+        out: the folder; the only chain's run lies in it, or that of each in a folder of its name.
+        say: hears a line on each attempt.
+        bars: show bars where stderr is a terminal.
+
+    Raises:
+        LimbeckError: the input is at fault.
+    """
+    splits = recipe.data.load()
+    network = built(recipe.model.model, splits.train, recipe.seed, "teacher")
+    if recipe.model.weights is not None:
+        filled(network, recipe.model.weights)
+    else:
+        how = recipe.model.training
+        distill(network, None, train=splits.train, val=splits.val, test=splits.test, seed=recipe.seed,
+                augment=recipe.model.augment, out=out / "model", progress=bars,
+                **{name: getattr(how, name) for name in type(how).__dataclass_fields__})  # fmt: skip
+    single = len(recipe.chains) == 1
+    found = {}
+    for name, ops in recipe.chains.items():
+        say(f"{name}: {' > '.join(op if isinstance(op, str) else op.kind for op in ops)}")
+        training = {name: getattr(recipe.training, name) for name in type(recipe.training).__dataclass_fields__}
+        found[name] = squeeze(
+            network, train=splits.train, val=splits.val, test=splits.test, budget=recipe.budget, ops=ops,
+            objective=recipe.objective, augment=recipe.augment, views=recipe.views, tries=recipe.tries,
+            latency_batch=recipe.latency_batch, seed=recipe.seed, workers=recipe.workers,
+            out=out / "search" if single else out / name, say=say, progress=bars, **training,
+        )  # fmt: skip
+        for line in found[name].words:
+            say(f"    {line}")
+    return found

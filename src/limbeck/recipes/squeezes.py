@@ -1,0 +1,66 @@
+"""Searches that come along: half the units of a dense network on digits, and a ResNet-56 on CIFAR-10."""
+
+from __future__ import annotations
+
+from limbeck.compress import MergeUnits, Prune
+from limbeck.core.normalize import Normalize
+from limbeck.core.schedules import OneCycle
+from limbeck.data import Augment, Digits, Npz
+from limbeck.export.integers import Quantize
+from limbeck.models import MLP, CifarResNet
+from limbeck.objectives import KL, Label
+from limbeck.recipes.base import Master
+from limbeck.recipes.squeeze import Squeeze
+from limbeck.search import Budget
+from limbeck.train import Optimizer, Training
+
+__all__ = ["cifar10_squeeze", "digits_squeeze"]
+
+
+def digits_squeeze() -> Squeeze:
+    """Half of a dense network's units removed, or joined; as many come back as accuracy needs. Seconds long."""
+    training = Training(epochs=30, batch_size=60, optimizer=Optimizer(rate=0.1), schedule=OneCycle(), log_steps=20)
+    return Squeeze(
+        title="digits-squeeze",
+        story=(
+            "1,797 real 8x8 digits. Of a dense network with 128 hidden units half are taken away, and once more half "
+            "are joined with units like them. Each is scored beside the original on accuracy, recall and F1, and the "
+            "share is halved towards none until less than a point of accuracy is lost."
+        ),
+        data=Digits(),
+        model=Master(model=MLP(hidden=(128,)), training=training),
+        budget=Budget(parameters=0.51, drop=0.01),
+        chains={"removed": (Prune(ratio=0.5),), "merged": (MergeUnits(ratio=0.5),)},
+        training=Training(epochs=5, batch_size=60, optimizer=Optimizer(rate=0.02), log_steps=20),
+        tries=4,
+    )
+
+
+def cifar10_squeeze() -> Squeeze:
+    """The pretrained ResNet-56 in a quarter of its time: pruned, distilled, in 8 bits. Set `model.weights`."""
+    training = Training(
+        epochs=8,
+        batch_size=128,
+        optimizer=Optimizer(rate=0.05),
+        schedule=OneCycle(),
+        precision="auto",
+        channels_last=True,
+        clip=5.0,
+    )
+    return Squeeze(
+        title="cifar10-squeeze",
+        story=(
+            "CIFAR-10. A pretrained ResNet-56 loses channels, layer by layer where it hurts least, learns from its own "
+            "former answers, and is written as a file of 8-bit numbers, until a call takes a quarter of the time that "
+            "the original's file takes, at less than a point of accuracy."
+        ),
+        data=Npz(torchvision="CIFAR10", normalize=Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))),
+        model=Master(model=CifarResNet(depth=56), training=training, augment=Augment(crop=4, flip=True)),
+        budget=Budget(latency=0.25, drop=0.01),
+        chains={"search": ("prune", Quantize())},
+        objective=(KL(temperature=2.0, weight=9.0, standardize=True), Label(weight=0.1)),
+        training=training,
+        augment=Augment(crop=4, flip=True),
+        views=4,
+        tries=2,
+    )
