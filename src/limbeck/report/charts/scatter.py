@@ -78,7 +78,7 @@ def _named(spot: Spot, at: Point, taken: list[tuple[float, float, float]]) -> st
     length = 6.4 * min(len(spot.name), 30)
     right = at[0] + 12 + length < WIDTH
     start = at[0] + 12 if right else at[0] - 12 - length
-    y = at[1] - 6
+    y = at[1] - 9
     while any(abs(y - other) < 13 and start < end and begin < start + length for begin, end, other in taken):
         y += 13
     taken.append((start, start + length, y))

@@ -39,7 +39,7 @@ class Timing(NamedTuple):
     @property
     def condition(self) -> str:
         """What it was measured under."""
-        return f"batch {self.batch}, {self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"batch {self.batch}, {_threads(self.threads)}"
 
 
 def section(run: Run) -> Section | None:
@@ -96,8 +96,9 @@ def conditions(run: Run, arm: Arm) -> str:
     """What an arm's latency was measured under."""
     if any(timing.condition == common(run) for timing in timings(run, arm)):
         return common(run) or ""
-    timed = mapping(arm.footprint.get("latency"))
-    return ", ".join(f"{key} {timed[key]}" for key in ("batch", "threads") if timed.get(key) is not None)
+    batch, threads = (finite(found_at(arm.footprint, "latency", key)) for key in ("batch", "threads"))
+    parts = [f"batch {batch:.0f}"] if batch is not None else []
+    return ", ".join([*parts, *([_threads(threads)] if threads is not None else [])])
 
 
 def relative(run: Run, arm: Arm, elder: Arm | None, key: str) -> str:
@@ -105,6 +106,10 @@ def relative(run: Run, arm: Arm, elder: Arm | None, key: str) -> str:
     if elder is None or (key == "latency" and conditions(run, arm) != conditions(run, elder)):
         return numbers.DASH
     return numbers.ratio(cost(run, arm, key), cost(run, elder, key))
+
+
+def _threads(number: float) -> str:
+    return f"{number:.0f} thread{'s' if number != 1 else ''}"
 
 
 def _table(run: Run) -> Table | None:

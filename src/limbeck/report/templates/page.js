@@ -136,13 +136,16 @@
     tip.style.left = `${left}px`;
     tip.style.top = `${Math.max(4, Math.min(innerHeight - height - 4, y - height - 8))}px`;
   }
+  let told = null;
   function still(svg) {
     tip.hidden = true;
+    told = null;
     for (const mark of all(".here", svg)) mark.classList.remove("here");
     svg.querySelector(".guide")?.remove();
   }
-  function show(stop, svg) {
+  function show(stop, svg, byKey) {
     still(svg);
+    told = { stop, svg, byKey };
     stop.mark?.classList.add("here");
     if (stop.guide) {
       const guide = document.createElementNS(svg.namespaceURI, "line");
@@ -198,7 +201,7 @@
       };
       const point = (event) => {
         const [stop, index] = nearest(event);
-        if (stop) { here = index; show(stop, svg); } else still(svg);
+        if (stop) { here = index; show(stop, svg, false); } else still(svg);
       };
       plot.addEventListener("pointermove", point);
       plot.addEventListener("pointerdown", point);
@@ -208,7 +211,7 @@
         if (!plot.matches(":focus-visible")) return;
         const found = stops();
         here = Math.max(0, Math.min(here, found.length - 1));
-        if (found.length) show(found[here], svg);
+        if (found.length) show(found[here], svg, true);
       });
       plot.addEventListener("keydown", (event) => {
         if (event.key === "Escape") { still(svg); return; }
@@ -217,10 +220,14 @@
         if (to === undefined || last < 0) return;
         event.preventDefault();
         here = Math.max(0, Math.min(to, last));
-        show(found[here], svg);
+        show(found[here], svg, true);
       });
     }
-    addEventListener("scroll", () => { for (const svg of all(".plot svg")) if (svg.querySelector(".here, .guide")) still(svg); }, { passive: true });
+    // Scrolling takes marks away from the mouse, but not from the keyboard.
+    addEventListener("scroll", () => {
+      if (told?.byKey) tell(told.stop, told.svg);
+      else if (told) still(told.svg);
+    }, { passive: true, capture: true });
   }
 
   // A table that is wider than the page can be scrolled with the keyboard.
