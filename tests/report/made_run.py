@@ -66,7 +66,7 @@ def scores() -> dict[str, Any]:
                 "high": mean + half, "level": 0.95, "n": 3, "verdict": verdict}  # fmt: skip
 
     return {
-        "format": 1, "title": "cifar10-conv", "split": "test", "samples": 10000, "classes": CLASSES,
+        "format": 1, "title": "cifar10-conv", "split": "test", "samples": 10000, "classes": list(CLASSES),
         "story": "A small convolutional network learns from one with four times its parameters.\nThree seeds each.",
         "baseline": "plain", "complete": True, "arms": arms, "summary": summary,
         "comparisons": [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import json
@@ -90,6 +89,10 @@ def test_what_is_hidden_is_not_told(page):
     part.locator(".plot").first.press("End")
     assert "Student alone" in page.locator("#tip").inner_text()
     assert "Teacher" not in page.locator("#tip").inner_text()
+    part = page.locator("#classes .figures").first
+    part.get_by_role("button", name="Teacher").click()
+    part.locator(".plot").first.press("Home")
+    assert page.locator("#tip").inner_text().startswith("airplane\nStudent alone")
 
 
 @WAYS
@@ -242,7 +245,7 @@ def test_all_records_are_taken_as_they_are(page):
 
 
 def test_no_spreadsheet_computes_a_name(browser, tmp_path):
-    given = copy.deepcopy(made_run.scores())
+    given = made_run.scores()
     given["classes"][3] = HOSTILE
     given["classes"][4] = 'a,"b"\nc'
     with opened(browser, written(tmp_path / "run", given)) as at:

@@ -251,6 +251,12 @@ def test_many_classes_are_cut_to_those_that_differ(run):
     assert '<th scope="row">c99</th>' in html
 
 
+def test_half_a_character_in_a_name_is_no_reason_for_no_page(run):
+    given_ = scores()
+    given_["title"] = given_["classes"][0] = "a\ud800b"
+    assert "a?b" in Page(page(write(run, given_, []))).text
+
+
 def test_latencies_taken_under_other_conditions_are_not_compared(run):
     given_ = scores()
     given_["arms"]["model"]["footprint"]["latency"]["threads"] = 1

@@ -45,7 +45,9 @@ def _page(run: Run, name: str) -> str:
     shelf = Environment(loader=PackageLoader("limbeck.report"), autoescape=True, undefined=StrictUndefined,
                         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     shelf.filters["kind"] = lambda block: type(block).__name__
-    return shelf.get_template("page.html").render(_content(run, name))
+    page = shelf.get_template("page.html").render(_content(run, name))
+    # Half a character, which JSON can hold and a file cannot, is shown as a question mark.
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _content(run: Run, name: str) -> dict[str, Any]:

@@ -24,6 +24,9 @@ COSTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
 """Label, key, and how it is written."""
 
 
+_MOST_CALLS = 200
+
+
 class Timing(NamedTuple):
     """How long one batch takes, in seconds: percentiles, the median's interval, and every call."""
 
@@ -155,9 +158,15 @@ def _distributions(run: Run) -> list[Figure]:
     for condition, rows in by_condition.items():
         caption = condition[:1].upper() + condition[1:]
         svg = charts.box_chart(rows, title=f"Latency, {condition}", show=numbers.seconds)
-        calls = [[Cell(row.name), Cell(numbers.seconds(s), s)] for row in rows for s in row.seconds]
+        calls = [[Cell(row.name), Cell(numbers.seconds(s), s)] for row in rows for s in _some(row.seconds)]
         drawn.append(Figure(caption, svg, Table(f"Every call, {condition}", [Head("Model"), Head("Time")], calls)))
     return drawn
+
+
+def _some(seconds: Sequence[float]) -> list[float]:
+    """As many calls as a table may hold, evenly from the fastest to the slowest; the records hold all."""
+    every = -(-len(seconds) // _MOST_CALLS)
+    return sorted(seconds)[::every] if every > 1 else list(seconds)
 
 
 def _times(run: Run) -> Table | None:
