@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,7 +75,13 @@ def test_it_holds_every_seed_and_what_was_measured(done):
     assert len(heard) == 3 * (1 + 2 * 2)
     page = (out / "report.html").read_text()
     assert "Learning rates" in page
-    assert "<script" not in page
+    # Only our own script, which the policy names by its hash, and records that no browser executes.
+    [records, script] = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.S)
+    assert records[0] == ' type="application/json" id="records"'
+    assert json.loads(records[1])["evidence"]["churn"] == evidence["churn"]
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert script[0] == ""
+    assert f"default-src 'none'; script-src 'sha256-{digest}';" in page
 
 
 def test_costs_are_measured_once_of_all_arms_and_kept(done):

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from limbeck.report import numbers
 
-__all__ = ["METRICS", "Metric", "metric"]
+__all__ = ["MEASURES", "METRICS", "Measure", "Metric", "measure", "metric"]
 
 
 class Metric(NamedTuple):
@@ -18,6 +18,7 @@ class Metric(NamedTuple):
     unit: Literal["fraction", "plain"]
     meaning: str
     digits: int = 1
+    kind: Literal["quality", "confidence", "teacher"] = "quality"
 
     @property
     def arrow(self) -> str:
@@ -55,13 +56,17 @@ METRICS: dict[str, Metric] = {
         Metric("macro_f1", "Macro F1", "higher", "fraction",
                "Harmonic mean of precision and recall for each class, averaged over classes."),
         Metric("nll", "NLL", "lower", "plain",
-               "Negative log-likelihood of the true label, in nats: small when the model is right and sure of it."),
+               "Negative log-likelihood of the true label, in nats: small when the model is right and sure of it.",
+               kind="confidence"),
         Metric("brier", "Brier", "lower", "plain",
-               "Squared distance between the predicted probabilities and the truth, summed over classes: from 0 to 2."),
+               "Squared distance between the predicted probabilities and the truth, summed over classes: from 0 to 2.",
+               kind="confidence"),
         Metric("ece", "ECE", "lower", "fraction",
-               "Expected calibration error: how far the stated confidence is from the share that is correct.", 2),
+               "Expected calibration error: how far the stated confidence is from the share that is correct.", 2,
+               kind="confidence"),
         Metric("adaptive_ece", "Adaptive ECE", "lower", "fraction",
-               "The same over bins that hold equally many samples, so that crowded confidences are told apart.", 2),
+               "The same over bins that hold equally many samples, so that crowded confidences are told apart.", 2,
+               kind="confidence"),
         Metric("mse", "MSE", "lower", "plain",
                "Mean squared error, in the unit of the label squared."),
         Metric("mae", "MAE", "lower", "plain",
@@ -73,17 +78,79 @@ METRICS: dict[str, Metric] = {
         Metric("spearman", "Spearman", "higher", "plain",
                "Whether answers and labels are in the same order, from -1 to 1."),
         Metric("agreement", "Agreement", "higher", "fraction",
-               "Share of the samples on which the student gives the teacher's answer, right or wrong."),
+               "Share of the samples on which the student gives the teacher's answer, right or wrong.",
+               kind="teacher"),
         Metric("teacher_kl", "KL to teacher", "lower", "plain",
-               "How far the student's probabilities are from the teacher's, in nats; 0 means equal."),
+               "How far the student's probabilities are from the teacher's, in nats; 0 means equal.",
+               kind="teacher"),
         Metric("teacher_rank", "Rank with teacher", "higher", "plain",
-               "Whether the student puts all classes in the teacher's order: 1 is the same, 0 is unrelated."),
+               "Whether the student puts all classes in the teacher's order: 1 is the same, 0 is unrelated.",
+               kind="teacher"),
         Metric("teacher_mse", "MSE to teacher", "lower", "plain",
-               "Mean squared difference between the student's answers and the teacher's."),
+               "Mean squared difference between the student's answers and the teacher's.",
+               kind="teacher"),
         Metric("perplexity", "Perplexity", "lower", "plain",
-               "Exponential of the mean negative log-likelihood per token."),
+               "Among how many tokens, all equally likely, it seems to choose: the exponential of NLL per token."),
+        Metric("token_accuracy", "Token accuracy", "higher", "fraction",
+               "Share of the tokens that are the likeliest at their place."),
+        Metric("bleu", "BLEU", "higher", "plain",
+               "How much of a translation's wording is in the reference, from 0 to 100."),
+        Metric("word_error_rate", "WER", "lower", "fraction",
+               "Words to change, add or remove to get the reference, as a share of its words; may be above 100 %."),
+        Metric("character_error_rate", "CER", "lower", "fraction", "The same for characters."),
     )
 }  # fmt: skip
+
+
+class Measure(NamedTuple):
+    """What arms are compared in beside their scores. `path` leads to its values in the evidence of a seed."""
+
+    key: str
+    label: str
+    better: Literal["higher", "lower", "neither"]
+    unit: Literal["fraction", "plain"]
+    meaning: str
+    path: tuple[str, ...]
+
+    @property
+    def arrow(self) -> str:
+        """Which direction is better, as a character."""
+        return {"higher": "↑", "lower": "↓"}.get(self.better, "")
+
+
+MEASURES: dict[str, Measure] = {
+    row.key: row
+    for row in (
+        Measure("churn", "Churn", "lower", "fraction",
+                "Share of the answers that change when nothing but the seed does. Lower is steadier.", ()),
+        Measure("gap", "Gap", "lower", "fraction",
+                "Accuracy on the training samples minus accuracy on the test samples. A large one is overfitting.",
+                ("overfitting", "gap")),
+        Measure("jitter_loss", "Jitter of the loss", "lower", "plain",
+                "How much the training loss wobbles between records, beside its level.", ("jitter", "loss")),
+        Measure("jitter_grad_norm", "Jitter of the gradient", "lower", "plain",
+                "The same for the length of the gradient.", ("jitter", "grad_norm")),
+        Measure("input_noise", "Accuracy, noisy inputs", "higher", "fraction",
+                "Mean accuracy while noise of five sizes is added to the inputs.",
+                ("sensitivity", "inputs", "accuracy")),
+        Measure("weight_noise", "Accuracy, noisy weights", "higher", "fraction",
+                "Mean accuracy while noise of five sizes is added to the weights.",
+                ("sensitivity", "weights", "accuracy")),
+        Measure("corruption", "Accuracy, corrupted inputs", "higher", "fraction",
+                "Mean accuracy on noisy, blurred, faded and shifted samples.", ("robustness", "corruptions")),
+        Measure("pgd", "Accuracy under attack", "higher", "fraction",
+                "Mean accuracy on inputs moved a little, step by step, to fool this very model.",
+                ("robustness", "attacks", "pgd", "accuracy")),
+        Measure("attribution", "Looks where its teacher looks", "higher", "plain",
+                "Rank correlation of which inputs move the answer: 1 is the same, 0 is what chance gives.",
+                ("attribution", "gradient_input", "rank")),
+    )
+}  # fmt: skip
+
+
+def measure(key: str) -> Measure:
+    """The row of a measure; one nobody described is shown by its own name, as a plain number, and not judged."""
+    return MEASURES.get(key) or Measure(key, metric(key).label, "neither", "plain", "", ())
 
 
 def metric(key: str) -> Metric:

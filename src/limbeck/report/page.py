@@ -1,14 +1,19 @@
-"""A run folder as one self-contained page: no request, no script, light and dark, at any width, and on paper."""
+"""A run folder as one self-contained page: no request, one script of our own, light and dark, any width, on paper."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from limbeck.core.records import write_text
-from limbeck.report import besides, figures, sections
-from limbeck.report.reading import Run, arms, metrics_of, read, sequence, subjects, text
+from limbeck.report.opening import headline, points, tiles
+from limbeck.report.reading import Run, read, sequence, subjects, text
+from limbeck.report.records import embedded
+from limbeck.report.sections import sections
 from limbeck.report.summary import lines, verdict
 
 __all__ = ["render"]
@@ -17,8 +22,8 @@ __all__ = ["render"]
 def render(folder: Path) -> Path:
     """Write `report.html` into a run folder and return its path.
 
-    Reads `scores.json`, `metrics.jsonl`, `environment.json` and `recipe.yaml`; the sections of what is missing are
-    left out. The file is written whole or not at all, and equal records give an equal page.
+    Reads `scores.json`, `evidence.json`, `metrics.jsonl`, `environment.json` and `recipe.yaml`; the sections of what is
+    missing are left out. The file is written whole or not at all, and equal records give an equal page.
 
     Args:
         folder: the folder of a run.
@@ -39,53 +44,42 @@ def _page(run: Run, name: str) -> str:
 
     shelf = Environment(loader=PackageLoader("limbeck.report"), autoescape=True, undefined=StrictUndefined,
                         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    return shelf.get_template("page.html").render(_content(run, name))
+    shelf.filters["kind"] = lambda block: type(block).__name__
+    page = shelf.get_template("page.html").render(_content(run, name))
+    # Half a character, which JSON can hold and a file cannot, is shown as a question mark.
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _content(run: Run, name: str) -> dict[str, Any]:
     scores = run.scores
-    said = lines(scores)
-    columns, rows = sections.scores_table(scores)
-    costs, footprints = sections.footprints(scores)
-    shown, recalls, left_out = sections.classes(scores)
-    compared = figures.differences(scores)
-    # `arm@factor` is an arm at another learning rate, which has a section of its own.
-    records = [record for record in run.metrics if "@" not in text(record.get("arm"))]
-    used = {*(column.key for column in columns)}
+    style, script = _own("page.css"), _own("page.js")
     return {
         "title": text(scores.get("title")) or name,
         "verdict": verdict(scores),
-        "headline": said[0],
-        "further": said[1:],
+        "headline": headline(scores),
+        "points": points(run),
+        "further": lines(scores),
         "context": _context(scores),
-        "tiles": sections.tiles(scores),
-        "columns": columns,
-        "rows": rows,
-        "compared": compared,
-        "intervals": figures.interval_figures(scores),
-        "validation": figures.validation_figures(scores, records),
-        "losses": figures.loss_figures(scores, records),
-        "terms": figures.term_figures(scores, records),
-        "class_arms": [(sections.styles(scores).get(arm.name, ""), arm.label) for arm in shown],
-        "class_rows": recalls,
-        "class_figure": figures.class_figure(scores, shown, recalls),
-        "left_out": left_out,
-        "costs": costs,
-        "footprints": footprints,
-        "besides": besides.sections(scores, run.evidence),
-        "gallery": besides.gallery(scores, run.evidence),
-        "disagreements": besides.disagreements(run.evidence),
-        "measures": list(besides.MEASURES.values()) if run.evidence else [],
-        "story": text(scores.get("story")),
-        "made": [arm for arm in arms(scores) if arm.describe or arm.objective],
-        "runs": sections.runs(scores),
-        "recipe": run.recipe.rstrip(),
-        "environment": sections.environment(run.environment),
-        "notes": [text(note) for note in sequence(scores.get("notes"))],
-        "glossary": [column for column in metrics_of(scores) if column.key in used and column.meaning],
+        "tiles": tiles(run),
+        "sections": sections(run),
+        "records": embedded(run),
+        "style": style,
+        "style_hash": _hash(style),
+        "script": script,
+        "script_hash": _hash(script),
         "version": text(run.environment.get("limbeck")),
         "started": text(run.environment.get("started")),
     }
+
+
+def _own(name: str) -> str:
+    """A file that is put into the page as it is."""
+    return files("limbeck.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    """What the policy of the page (CSP level 3, section 6.7.3) names the content of an element by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _context(scores: Mapping[str, Any]) -> str:

@@ -16,8 +16,25 @@ from limbeck.core.records import read_json, read_lines
 from limbeck.report.glossary import METRICS, Metric, metric
 
 __all__ = [
-    "Arm", "Run", "Spread", "arms", "baseline", "comparison", "comparisons", "finite", "mapping", "metrics_of",
-    "primary", "read", "sequence", "spread", "subjects", "teacher", "text",
+    "Arm",
+    "Run",
+    "Spread",
+    "arms",
+    "baseline",
+    "comparison",
+    "comparisons",
+    "finite",
+    "found_at",
+    "mapping",
+    "measured",
+    "metrics_of",
+    "primary",
+    "read",
+    "sequence",
+    "spread",
+    "subjects",
+    "teacher",
+    "text",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -99,6 +116,18 @@ def finite(value: Any) -> float | None:
 def text(value: Any) -> str:
     """The value as text; None is empty."""
     return "" if value is None else str(value)
+
+
+def found_at(value: Any, *path: str) -> Any:
+    """What lies below a path of keys; None where a key is missing."""
+    for key in path:
+        value = mapping(value).get(key)
+    return value
+
+
+def measured(evidence: Mapping[str, Any], arm: str) -> list[Mapping[str, Any]]:
+    """What was measured of each seed of an arm beside its scores."""
+    return [mapping(entry) for entry in sequence(found_at(evidence, "arms", arm))]
 
 
 def arms(scores: Mapping[str, Any]) -> list[Arm]:

@@ -9,7 +9,7 @@ from limbeck.report import numbers
 from limbeck.report.glossary import Metric, metric
 from limbeck.report.reading import Arm, arms, baseline, comparison, finite, primary, spread, subjects, teacher, text
 
-__all__ = ["Verdict", "lines", "table", "verdict"]
+__all__ = ["Verdict", "called", "lines", "table", "verdict"]
 
 Verdict = Literal["better", "worse", "no clear difference", "not compared"]
 
@@ -60,6 +60,15 @@ def table(scores: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def called(arm: Arm) -> str:
+    """What a sentence calls an arm."""
+    if arm.role == "plain":
+        return "The student trained alone"
+    if arm.role == "distilled":
+        return "The distilled student" + ("" if arm.name in ("student", "distilled") else f" ({arm.name})")
+    return "The student" + ("" if arm.name == "student" else f" ({arm.label})")
+
+
 def _sentence(scores: Mapping[str, Any], arm: Arm, chosen: Metric) -> str:
     own = spread(scores, arm, chosen.key)
     if own is None:
@@ -67,15 +76,7 @@ def _sentence(scores: Mapping[str, Any], arm: Arm, chosen: Metric) -> str:
     clause, closing = _beside(scores, arm, chosen, own.mean)
     share = _share(arm, teacher(scores))
     cost = f", with {share} of the teacher's parameters" if share != numbers.DASH else ""
-    return f"{_name(arm)} {_achieves(scores, chosen, own.mean)}{clause}{cost}{closing}."
-
-
-def _name(arm: Arm) -> str:
-    if arm.role == "plain":
-        return "The student trained alone"
-    if arm.role == "distilled":
-        return "The distilled student" + ("" if arm.name in ("student", "distilled") else f" ({arm.name})")
-    return "The student" + ("" if arm.name == "student" else f" ({arm.label})")
+    return f"{called(arm)} {_achieves(scores, chosen, own.mean)}{clause}{cost}{closing}."
 
 
 def _achieves(scores: Mapping[str, Any], chosen: Metric, value: float) -> str:
