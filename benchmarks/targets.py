@@ -2,6 +2,7 @@
 
     python benchmarks/targets.py                     # writes benchmarks/results/targets.json
     python benchmarks/targets.py --rounds 3 --steps 2 --threads 1 --clock process --out rough.json
+    python benchmarks/targets.py --device cuda --batch 1024 --steps 50 --out results/targets-cuda.json
 
 ResNet-56 teaches ResNet-20 on batches of 128 images of 32x32, in bfloat16 and channels-last as the recipe
 `cifar10-resnet` trains it, through the real loop (`fit`) on ready-made batches. The five sides take turns of `--steps`
@@ -13,6 +14,9 @@ steps in one process, after a warm-up, in an order that swaps each round:
     prepared   (d) the prepared teacher alone
     eager      (e) the teacher as it was handed over, in evaluation mode and without gradient
 
+On a GPU the stored signals are kept on it, as in any run, and a turn ends when the GPU is done; how busy it was is what
+its driver says, asked ten times a second.
+
 Promises: b <= 1.05 a; c <= 1.02 (a + d); e >= 2 d. Each is a ratio of medians over all rounds, beside it the quartiles
 of the ratio within a round.
 """
@@ -22,8 +26,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,7 +46,7 @@ from limbeck.train import Engine, Optimizer, Student, fit
 
 DISTILLED = (lb.KL(temperature=4.0, weight=0.9), lb.Label(weight=0.1))
 PLAIN = (lb.Label(),)
-BATCH, BATCHES = 128, 4
+BATCHES = 4
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 
 Batch = dict[str, Tensor]
@@ -60,15 +66,15 @@ class Ready:
         return (self.batches[i % len(self.batches)] for i in range(start, self.steps))
 
 
-def data() -> list[Batch]:
+def data(size: int) -> list[Batch]:
     g = torch.Generator().manual_seed(0)
     return [
         {
-            "id": torch.arange(BATCH) + i * BATCH,
-            "valid": torch.ones(BATCH, dtype=torch.bool),
-            "view": torch.zeros(BATCH, dtype=torch.int64),
-            "x": torch.randn(BATCH, 3, 32, 32, generator=g),
-            "y": torch.randint(0, 10, (BATCH,), generator=g),
+            "id": torch.arange(size) + i * size,
+            "valid": torch.ones(size, dtype=torch.bool),
+            "view": torch.zeros(size, dtype=torch.int64),
+            "x": torch.randn(size, 3, 32, 32, generator=g),
+            "y": torch.randint(0, 10, (size,), generator=g),
         }
         for i in range(BATCHES)
     ]
@@ -89,24 +95,23 @@ def big(weights: Path | None, batches: Sequence[Batch]) -> nn.Module:
     return model.eval()
 
 
-def stored(model: nn.Module, batches: Sequence[Batch], folder: Path) -> lb.Targets:
+def stored(model: nn.Module, batches: Sequence[Batch], folder: Path, device: torch.device) -> lb.Targets:
     """The teacher's answers to these batches, kept on disk in the default codec, ready to be read."""
     x, y = (torch.cat([batch[name] for batch in batches]) for name in ("x", "y"))
     lb.remember(model, (x, y), out=folder, progress=False)
     targets = lb.Targets(folder)
-    targets.open(("logits",), batches[0])
+    targets.open(("logits",), batches[0], device=device)
     return targets
 
 
-def student_turn(teacher: Any | None, batches: Sequence[Batch]) -> Turn:
+def student_turn(teacher: Any | None, batches: Sequence[Batch], engine: Engine) -> Turn:
     """Steps of a student through the real loop; `teacher` is opened already."""
     torch.manual_seed(1)
-    model = CifarResNet(depth=20).build((3, 32, 32), 10).to(memory_format=torch.channels_last)
+    model = CifarResNet(depth=20).build((3, 32, 32), 10).to(engine.device, memory_format=torch.channels_last)
     objective = as_objective(PLAIN if teacher is None else DISTILLED)
     answers = {} if teacher is None else teacher(batches[0])
     built = Student.build(model, objective, batches[0], answers)
     optimizer = Optimizer(rate=1e-4, weight_decay=5e-4).build(built)
-    engine = Engine(device="cpu", precision="bfloat16")
 
     def turn(steps: int) -> None:
         fit(
@@ -125,27 +130,29 @@ def teacher_turn(answer: Callable[[Batch], Any], batches: Sequence[Batch]) -> Tu
     return turn
 
 
-def opened(model: nn.Module, batches: Sequence[Batch], **settings: Any) -> ModuleTeacher:
+def opened(model: nn.Module, batches: Sequence[Batch], device: torch.device, **settings: Any) -> ModuleTeacher:
     """The teacher, made ready as a run does it: sized on two samples, held to its bound on 256."""
     teacher = ModuleTeacher(model, **settings)
     samples = {name: torch.cat([batch[name] for batch in batches[:2]]) for name in batches[0]}
-    teacher.open(("logits",), {name: value[:2] for name, value in samples.items()}, samples=samples)
+    teacher.open(("logits",), {name: value[:2] for name, value in samples.items()}, device=device, samples=samples)
     return teacher
 
 
 def sides(
-    model: nn.Module, batches: Sequence[Batch], compiled: str, folder: Path
+    model: nn.Module, batches: Sequence[Batch], compiled: str, folder: Path, engine: Engine
 ) -> tuple[dict[str, Turn], dict[str, Any]]:
     """One turn for each side, and the form of the prepared teacher."""
-    prepared = opened(model, batches, compile=compiled)
+    targets = stored(model, batches, folder, engine.device)
+    batches = [dict(engine.batch(batch)) for batch in batches]
+    prepared = opened(model.to(engine.device), batches, engine.device, compile=compiled)
 
     @torch.no_grad()
     def eager(batch: Batch) -> Tensor:
         return model(batch["x"])
 
-    turns = {"plain": student_turn(None, batches)}
-    turns["stored"] = student_turn(stored(model, batches, folder), batches)
-    turns["live"] = student_turn(prepared, batches)
+    turns = {"plain": student_turn(None, batches, engine)}
+    turns["stored"] = student_turn(targets, batches, engine)
+    turns["live"] = student_turn(prepared, batches, engine)
     turns["prepared"] = teacher_turn(prepared, batches)
     turns["eager"] = teacher_turn(eager, batches)
     return turns, prepared.form
@@ -158,9 +165,35 @@ def measure(turns: dict[str, Turn], steps: int, rounds: int, clock: Callable[[],
         for side in list(turns) if number % 2 else reversed(list(turns)):
             start = clock()
             turns[side](steps)
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if number >= 0:
                 taken[side].append((clock() - start) / steps)
     return taken
+
+
+@contextmanager
+def watched(device: torch.device) -> Iterator[dict[str, float]]:
+    """How busy a GPU was meanwhile, in percent, as its driver says; nothing of a CPU."""
+    said: dict[str, float] = {}
+    if device.type != "cuda":
+        yield said
+        return
+    seen: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.wait(0.1):
+            seen.append(torch.cuda.utilization(device))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield said
+    finally:
+        done.set()
+        thread.join()
+    said["busy, percent"] = round(statistics.mean(seen), 1)
 
 
 def ratio(above: list[float], below: list[float], promise: str) -> dict[str, Any]:
@@ -190,22 +223,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps a turn")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="process: processor time, on a busy machine")
     parser.add_argument("--compile", choices=("none", "default"), default="none")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--weights", type=Path, help="the teacher's weights; without them they are random")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "targets.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    batches = data()
+    batches = data(given.batch)
+    engine = Engine(device=given.device, precision="bfloat16")
     with TemporaryDirectory() as folder:
-        turns, form = sides(big(given.weights, batches), batches, given.compile, Path(folder) / "targets")
-        taken = measure(turns, given.steps, given.rounds, CLOCKS[given.clock])
+        turns, form = sides(big(given.weights, batches), batches, given.compile, Path(folder) / "targets", engine)
+        with watched(engine.device) as busy:
+            taken = measure(turns, given.steps, given.rounds, CLOCKS[given.clock])
     result = {
-        "environment": {k: v for k, v in environment().items() if k != "command"},
-        "settings": {"threads": given.threads, "rounds": given.rounds, "steps": given.steps, "clock": given.clock},
+        "environment": {k: v for k, v in environment(given.device).items() if k != "command"},
+        "settings": {name: getattr(given, name) for name in ("threads", "rounds", "steps", "clock", "device", "batch")},
         "teacher": form,
         "milliseconds": {side: round(1e3 * statistics.median(seconds), 2) for side, seconds in taken.items()},
+        "images a second": {side: round(given.batch / statistics.median(taken[side])) for side in taken},
+        **busy,
         "ratios": judged(taken),
     }
-    print(json.dumps({name: result[name] for name in ("teacher", "milliseconds", "ratios")}, indent=2))
+    print(
+        json.dumps({name: value for name, value in result.items() if name not in ("environment", "settings")}, indent=2)
+    )
     given.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written: {given.out}")
 

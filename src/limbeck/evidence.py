@@ -141,6 +141,15 @@ def incidents(lines: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
             f"{name}, seed {seed}: {often} left out, because the loss or its gradient was not finite{where}. Their "
             f"samples are in metrics.jsonl (lines of the kind fault)."
         )
+    settled = {(line["asked"], line["used"], line["imitated"]) for line in lines if line["kind"] == "precision"}
+    for asked, used, imitated in sorted(settled):
+        if imitated:
+            notes.append(
+                "bfloat16 was asked for, and this processor imitates it: a step takes many times longer than in "
+                'float32, which precision "auto" would have taken here.'
+            )
+        elif asked == "auto":
+            notes.append(f"Students were trained in {used}, as suits this machine (precision is auto).")
     cut = {(line["arm"], line["seed"]): line["accumulate"] for line in lines if line["kind"] == "memory"}
     for (name, seed), pieces in cut.items():
         notes.append(f"{name}, seed {seed}: memory ran out, so each step was cut into {pieces} micro-batches.")

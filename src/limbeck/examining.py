@@ -124,7 +124,7 @@ def examine(
     with torch.random.fork_rng(devices=[]), read_by(subject) as forward:
         found = {**_training(lines), **_answers(subject, forward, val, test)}
         if "predictions" in found:
-            found |= _overfitting(subject, forward, train, test, lines)
+            found |= _overfitting(subject, forward, train, found["accuracy"], lines)
             found |= _measured(forward, subject, how, test, teacher)
     if file is not None:
         write_json(file, {"how": asked, "found": found})
@@ -144,16 +144,17 @@ def _answers(subject: Subject, forward: Any, val: Source, test: Source) -> dict[
     """Answers to the test samples, and what follows from them; nothing for a model without class logits."""
     if not labelled(test):
         return {}
-    logits, labels = _logits(subject, forward, test)
-    classes = logits.shape[-1] if logits.dim() == 2 else 0
-    if classes < 2 or labels is None:
+    answers = _logits(subject, forward, test)
+    if answers is None or answers[0].shape[1] < 2:
         return {}
+    logits, labels = answers
+    classes, known = logits.shape[1], labels >= 0
     predictions = logits.argmax(dim=1)
-    known = labels >= 0
     top = logits[known].double().softmax(dim=1).amax(dim=1)
     bins = calibration.reliability(top, predictions[known] == labels[known])
     found: dict[str, Any] = {
         "predictions": predictions.tolist(),
+        "accuracy": quality.accuracy(predictions[known], labels[known]),
         "reliability": {
             "confidence": _plain(bins.confidence),
             "accuracy": _plain(bins.accuracy),
@@ -164,20 +165,24 @@ def _answers(subject: Subject, forward: Any, val: Source, test: Source) -> dict[
         table = quality.confusion(predictions[known], labels[known], num_classes=classes)
         found["confusion"] = torch.as_tensor(table).tolist()
     if labelled(val):
-        told, truth = _logits(subject, forward, val)
-        if truth is not None and bool((truth >= 0).any()):
+        held_out = _logits(subject, forward, val)
+        if held_out is not None and bool((held_out[1] >= 0).any()):
+            told, truth = held_out
             found["temperature"] = calibration.fit_temperature(told[truth >= 0], truth[truth >= 0])
     return found
 
 
-def _logits(subject: Subject, forward: Any, source: Source) -> tuple[Tensor, Tensor | None]:
+def _logits(subject: Subject, forward: Any, source: Source) -> tuple[Tensor, Tensor] | None:
+    """Logits [N, C] and class labels [N]; None for outputs of another shape and labels that are no classes."""
     told, labels = [], []
     with undisturbed(subject.model):
         for batch in evaluation(source).epoch(0):
-            told.append(forward(batch)["logits"].float().cpu())
-            labels.append(batch.get("y"))
-    whole_numbers = [y for y in labels if y is not None and y.dim() == 1 and not y.is_floating_point()]
-    return torch.cat(told), torch.cat(whole_numbers) if len(whole_numbers) == len(labels) else None
+            logits, y = forward(batch)["logits"], batch.get("y")
+            if logits.dim() != 2 or y is None or y.dim() != 1 or y.is_floating_point():
+                return None  # at the first batch, before answers over tokens fill the memory
+            told.append(logits.float().cpu())
+            labels.append(y)
+    return torch.cat(told), torch.cat(labels)
 
 
 def _plain(values: Sequence[float]) -> list[float | None]:
@@ -198,15 +203,14 @@ def _training(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _overfitting(
-    subject: Subject, forward: Any, train: Source, test: Source, lines: Sequence[Mapping[str, Any]]
+    subject: Subject, forward: Any, train: Source, accuracy: float, lines: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Scores on what it was trained on, and whether validation turned."""
+    """Scores on what it was trained on, beside its accuracy on the test samples, and whether validation turned."""
     if not labelled(train):
         return {}
     with undisturbed(subject.model):
         own = score(forward, evaluation(some(train, _TRAINED_ON)).epoch(0))
-        far = score(forward, evaluation(test).epoch(0))
-    found: dict[str, Any] = {"gap": own["accuracy"] - far["accuracy"]}  # type: ignore[operator]
+    found: dict[str, Any] = {"gap": own["accuracy"] - accuracy}  # type: ignore[operator]
     epochs = [(line["epoch"], line["validation"]["nll"]) for line in lines if _has_nll(line)]
     if epochs:
         turn = stability.turned([epoch for epoch, _ in epochs], [value for _, value in epochs])

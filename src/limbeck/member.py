@@ -248,7 +248,7 @@ class _Session:
         last = checkpoint.latest(self.home) if self.home is not None else None
         if last is None or self.home is None:
             self.folder.rewind(self.job.arm, self.job.seed, 0)
-            self._log_teacher()
+            self._log_start()
             return
         plain = checkpoint.load(last, self.student, self.optimizer, average=self.average)
         self.engine.restore(plain)
@@ -263,9 +263,12 @@ class _Session:
         if self.watch.reason:
             self.state.stopped_by = self.watch.reason
 
-    def _log_teacher(self) -> None:
-        """Put on record in which form the teacher answers, from the first step on."""
-        teacher = self.job.teacher
+    def _log_start(self) -> None:
+        """Put on record what was settled on this machine: in which form the teacher answers, and the precision."""
+        teacher, asked = self.job.teacher, self.job.training.precision
+        if asked == "auto" or self.engine.imitates:
+            used = {"asked": asked, "used": self.engine.precision, "imitated": self.engine.imitates}
+            self.folder.log(kind="precision", **_tags(self.job), step=1, **used)
         if teacher is not None and teacher.form:
             self.folder.log(kind="teacher", **_tags(self.job), step=1, words=teacher.words, form=dict(teacher.form))
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import limbeck as lb
+from limbeck.core import chip
 from limbeck.core.errors import ConfigError, NonFiniteError
 from limbeck.core.schedules import Constant
 from limbeck.data import as_source
@@ -104,6 +105,23 @@ def test_half_precision_ends_near_float32(precision):
     assert runs[1].student[0].weight.dtype == torch.float32
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
     assert not torch.equal(weights(runs[0]), weights(runs[1]))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_only_where_the_chip_multiplies_it_and_the_record_says_which(monkeypatch, native):
+    monkeypatch.setattr(chip, "multiplies_bfloat16", lambda device: native)
+    auto, fixed = (distilled(precision=each, epochs=1) for each in ("auto", "bfloat16" if native else "float32"))
+    assert torch.equal(weights(auto), weights(fixed))
+    used = "bfloat16" if native else "float32"
+    assert [(line["asked"], line["used"]) for line in lines(auto, "precision")] == [("auto", used)]
+    assert any(used in note for note in auto.document["notes"])
+    assert not lines(fixed, "precision")
+
+
+def test_a_run_that_imitates_bfloat16_says_that_it_is_slow(monkeypatch):
+    monkeypatch.setattr(chip, "multiplies_bfloat16", lambda device: False)
+    run = distilled(precision="bfloat16", epochs=1)
+    assert any("imitates" in note for note in run.document["notes"])
 
 
 def test_a_scale_that_is_too_large_is_halved_and_the_weights_wait():

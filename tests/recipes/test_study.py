@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from limbeck.examining import Evidence
 from limbeck.models import MLP
 from limbeck.objectives import KL, Label
 from limbeck.recipes import Arm, Master, Recipe
+from limbeck.recipes.base import show
 from limbeck.recipes.members import job_of
 from limbeck.recipes.study import study_recipe
 from limbeck.train import Optimizer, Training
@@ -157,3 +160,21 @@ def test_an_arm_has_its_own_rate_and_average():
     faster = job_of(recipe, "plain", splits, None, seed=0, show=False, factor=3.0)
     assert faster.training.optimizer.rate == pytest.approx(0.3)
     assert faster.arm == "plain@3"
+
+
+def test_an_interrupted_study_saves_and_goes_on_to_the_same_end(done, tmp_path):
+    """Ctrl-C in a terminal reaches the whole group of processes at once."""
+    outcome, _, _ = done
+    recipe, out = tmp_path / "study.yaml", tmp_path / "out"
+    recipe.write_text(show(small()))
+    command = [sys.executable, "-m", "limbeck", "study", recipe, "--jobs", "2", "--out", out]
+    study = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert study.stdout is not None
+    study.stdout.readline()
+    os.killpg(study.pid, signal.SIGINT)
+    _, wrong = study.communicate(timeout=120)
+    assert study.returncode == 130
+    assert "Traceback" not in wrong
+    assert not (out / "scores.json").exists()
+    again = study_recipe(small(), out, jobs=2, bars=False)
+    assert scores_of(again.document) == scores_of(outcome.document)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import limbeck as lb
+from limbeck.core import chip
 from limbeck.core.errors import ConfigError, ModelError
-from limbeck.teachers import ModuleTeacher, prepare, weights
+from limbeck.teachers import ModuleTeacher, weights
 from limbeck.teachers.prepare import Form, Parity, forms, measure
 
 G = torch.Generator().manual_seed(0)
@@ -69,7 +70,7 @@ def made(kind=Net):
 
 @pytest.fixture(autouse=True)
 def _a_chip_with_bfloat16(monkeypatch):
-    monkeypatch.setattr(prepare, "native", lambda device: True)
+    monkeypatch.setattr(chip, "multiplies_bfloat16", lambda device: True)
 
 
 def opened(model, names=("logits",), **settings):
@@ -110,7 +111,7 @@ def test_float32_is_folded_and_differs_by_rounding():
 
 
 def test_a_chip_without_bfloat16_takes_float32(monkeypatch):
-    monkeypatch.setattr(prepare, "native", lambda device: False)
+    monkeypatch.setattr(chip, "multiplies_bfloat16", lambda device: False)
     teacher = opened(made())
     assert (teacher.form["precision"], teacher.form["refused"]) == ("float32", [])
 
@@ -314,7 +315,7 @@ def test_the_ladder_is_a_rule(monkeypatch):
     assert ladder("auto", "none", device=CUDA) == [half, "float32, 1 norms folded"]
     assert ladder("auto", "none", images=False, folded=0) == ["bfloat16"]
     assert ladder("float32", "none", images=False, folded=0) == []
-    monkeypatch.setattr(prepare, "native", lambda device: False)
+    monkeypatch.setattr(chip, "multiplies_bfloat16", lambda device: False)
     assert ladder("auto", "none") == [single]
     assert ladder("bfloat16", "none") == [half]
     assert str(Form()) == "as handed over"

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from queue import Queue
+from typing import IO, TypeAlias
 
 from limbeck.core.check import whole
 from limbeck.core.errors import ConfigError, ProcessError, problem
@@ -33,7 +34,8 @@ __all__ = ["RATES", "study_recipe"]
 RATES = (0.1, 0.3, 3.0, 10.0, 30.0)
 """Factors on the learning rate that a study tries where its recipe names none."""
 
-_POLL = 0.05
+_News: TypeAlias = "tuple[_Child, str | None]"
+"""A line that a process said; None when it has ended."""
 
 
 def study_recipe(
@@ -103,36 +105,28 @@ def _in_processes(every: Sequence[tuple[Recipe, Path]], jobs: int, *, say: Say, 
     """Train so many seeds at a time. When one fails or is stopped, the others are asked to save and end."""
     waiting = list(every)
     running: list[_Child] = []
+    news: Queue[_News] = Queue()
+    heard = 0
     members = sum((1 + len(each.rates)) * len(each.arms) + 1 for each, _ in every)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with bar("study", members, show=bars) as advance, _ending(running):
-        heard = _Heard(say, advance)
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(_Child(*waiting.pop(0), threads, heard))
-            for child in [child for child in running if child.ended]:
+                running.append(_Child(*waiting.pop(0), threads, news))
+            child, line = news.get()
+            if line is None:
                 running.remove(child)
                 child.check()
-            time.sleep(_POLL)
-
-
-class _Heard:
-    """Passes lines on, from several threads, and counts them."""
-
-    def __init__(self, say: Say, advance: Callable[[int, str], None]) -> None:
-        self._say, self._advance, self._count, self._lock = say, advance, 0, threading.Lock()
-
-    def __call__(self, line: str) -> None:
-        with self._lock:
-            self._count += 1
-            self._advance(self._count, " ".join(line.split()))
-            self._say(line)
+                continue
+            heard += 1
+            advance(heard, " ".join(line.split()))
+            say(line)
 
 
 class _Child:
-    """A process that trains one seed."""
+    """A process that trains one seed, in a session of its own, so that a Ctrl-C reaches it through us and once."""
 
-    def __init__(self, recipe: Recipe, home: Path, threads: int, heard: Say) -> None:
+    def __init__(self, recipe: Recipe, home: Path, threads: int, news: Queue[_News]) -> None:
         self.home = home
         asked = home.parent / f"{home.name}.yaml"
         write_text(asked, show(recipe))
@@ -140,19 +134,25 @@ class _Child:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, encoding="utf-8",
+            start_new_session=True,
         )  # fmt: skip
         self._wrong: list[str] = []
-        self._threads = [
-            threading.Thread(target=self._listen, args=(self.process.stdout, heard), daemon=True),
-            threading.Thread(target=self._listen, args=(self.process.stderr, self._wrong.append), daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        complaints = threading.Thread(target=self._complaints, args=(self.process.stderr,), daemon=True)
+        complaints.start()
+        threading.Thread(target=self._listen, args=(self.process.stdout, complaints, news), daemon=True).start()
 
-    def _listen(self, pipe: IO[str], hear: Say) -> None:
+    def _complaints(self, pipe: IO[str]) -> None:
+        with pipe:
+            self._wrong += [line.rstrip("\n") for line in pipe]
+
+    def _listen(self, pipe: IO[str], complaints: threading.Thread, news: Queue[_News]) -> None:
+        """Pass on each line that it says, and None when it has ended."""
         with pipe:
             for line in pipe:
-                hear(line.rstrip("\n"))
+                news.put((self, line.rstrip("\n")))
+        complaints.join()
+        self.process.wait()
+        news.put((self, None))
 
     @property
     def ended(self) -> bool:
@@ -160,8 +160,6 @@ class _Child:
 
     def check(self) -> None:
         """Raise what went wrong in it."""
-        for thread in self._threads:
-            thread.join()
         code = self.process.returncode
         if code == 0:
             return

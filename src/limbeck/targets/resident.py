@@ -52,7 +52,7 @@ class Resident:
 
     def __call__(self, ids: Tensor, views: Tensor | int) -> dict[str, Tensor]:
         """The signals of these samples, as `Store.gather` gives them, on the device; which are there is not checked."""
-        rows = torch.searchsorted(self._ids, ids)
+        rows = torch.searchsorted(self._ids, ids.to(self._ids.device))
         found = {name: table[views, rows] for name, table in self._tables.items()}
         return {**{name: x.float() if x.is_floating_point() else x for name, x in found.items()}, **self._fixed}
 

@@ -6,7 +6,6 @@ another process choose the same.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,11 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from limbeck.core import chip
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.setting import setting
 from limbeck.core.types import Named
 
-__all__ = ["SMALL_MACS", "Compile", "Form", "Measured", "Parity", "Precision", "Prepare", "forms", "measure", "native"]
+__all__ = ["SMALL_MACS", "Compile", "Form", "Measured", "Parity", "Precision", "Prepare", "forms", "measure"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Prepare = Literal["auto", "none"]
@@ -116,7 +116,7 @@ def forms(
     """
     compiled = compile == "default"
     ladder = []
-    if precision == "bfloat16" or (precision == "auto" and native(device)):
+    if precision == "bfloat16" or (precision == "auto" and chip.multiplies_bfloat16(device)):
         ladder.append(Form("bfloat16", folded, images, compiled))
     if precision != "bfloat16":
         # Channels-last pays in float32 on a CPU (measured); elsewhere it is for the half types' kernels.
@@ -124,18 +124,6 @@ def forms(
         if single != Form("float32"):
             ladder.append(single)
     return ladder
-
-
-def native(device: torch.device) -> bool:
-    """Whether the chip itself multiplies bfloat16; emulation is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if platform.machine() in ("aarch64", "arm64"):
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for either
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def measure(

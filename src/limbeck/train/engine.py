@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from limbeck.core import chip
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.processes import leave_at_exit
 from limbeck.core.sharding import shard, whole
@@ -33,7 +34,8 @@ class Engine:
 
     Args:
         device: "auto", or a torch device.
-        precision: "float32", or "bfloat16" or "float16" for the forward pass; the latter with a scaled loss.
+        precision: "float32", or "bfloat16" or "float16" for the forward pass; the latter with a scaled loss. "auto" is
+            bfloat16 where the device multiplies it itself, else float32.
         parallel: how several processes share the student: "replicate" (DDP), "shard" (FSDP2), or what the launcher
             asks for with "auto".
         gather: terms that relate samples to each other see those of all processes.
@@ -61,7 +63,10 @@ class Engine:
             leave_at_exit()
         if self.world_size > 1 and self.device.type != "cpu":
             self.device = self._accelerator.device  # each process has its own
-        self.half: torch.dtype | None = _HALF[precision]
+        native = chip.multiplies_bfloat16(self.device)
+        self.precision = ("bfloat16" if native else "float32") if precision == "auto" else precision
+        self.imitates = self.precision == "bfloat16" and not native
+        self.half: torch.dtype | None = _HALF[self.precision]
         self.sharded = self.world_size > 1 and (parallel == "shard" or (parallel == "auto" and _launcher_shards()))
         if self.sharded and self.half is torch.float16:
             wrong = "a scaled loss does not go with a sharded student"

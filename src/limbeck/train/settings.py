@@ -87,7 +87,8 @@ class Training:
         schedule: the factor on the rate over the run.
         clip: the largest gradient norm, over all trained parameters, heads included; None leaves gradients alone.
         precision: "bfloat16" or "float16" runs the forward passes under autocast, weights stay float32; the latter
-            scales the loss, and leaves out steps until the scale suits.
+            scales the loss, and leaves out steps until the scale suits. "auto" is bfloat16 where the device multiplies
+            it itself, else float32; which it was is on record.
         channels_last: lay convolutions out for it.
         patience: stop after this many epochs in which `monitor` on the validation split did not improve.
         monitor: "accuracy" (higher is better) or "nll" (lower is).
@@ -114,7 +115,7 @@ class Training:
     optimizer: Optimizer = Optimizer()
     schedule: AnySchedule = OneCycle()
     clip: float | None = 1.0
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     patience: int | None = None
     monitor: Literal["accuracy", "nll"] = "accuracy"
@@ -152,7 +153,7 @@ class Training:
             raise ConfigError(problem("ema", f"{self.ema} is no decay", "give a number between 0 and 1, such as 0.999"))
         for name in self.trackers:
             one_of("trackers", name, TRACKERS)
-        one_of("precision", self.precision, ("float32", "bfloat16", "float16"))
+        one_of("precision", self.precision, ("auto", "float32", "bfloat16", "float16"))
         one_of("non_finite", self.non_finite, ("stop", "skip"))
         one_of("parallel", self.parallel, ("auto", "replicate", "shard"))
         one_of("monitor", self.monitor, ("accuracy", "nll"))
