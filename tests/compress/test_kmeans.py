@@ -51,5 +51,12 @@ def test_no_more_centres_than_values():
 
 
 def test_values_far_from_zero_lose_no_digits():
-    values = 1e6 + np.array([0.0, 1e-3, 1.0, 1.001])
-    assert np.allclose(kmeans_1d(values, 2) - 1e6, [0.0005, 1.0005], atol=1e-6)
+    values = 1e8 + np.array([0.0, 1e-3, 1.0, 1.001])
+    assert np.allclose(kmeans_1d(values, 2) - 1e8, [0.0005, 1.0005], rtol=0, atol=1e-6)
+
+
+def test_each_centre_is_the_mean_of_what_is_nearest_to_it():
+    values = np.random.default_rng(1).normal(size=5_000)
+    centres = kmeans_1d(values, 12)
+    nearest = np.abs(values[:, None] - centres[None]).argmin(1)
+    assert np.allclose(centres, [values[nearest == i].mean() for i in range(12)], rtol=0, atol=1e-12)
