@@ -36,7 +36,9 @@ def test_weights_are_rounded_by_channel(reduce_range, levels):
     for i in (1, 4):
         layer = plain[i]
         torch.testing.assert_close(model[i].weight, rounded(layer.weight.detach(), levels), rtol=1e-5, atol=1e-7)
-        assert float(model[i].weight.detach().abs().amax()) == pytest.approx(float(layer.weight.detach().abs().amax()), rel=1e-6)
+        assert float(model[i].weight.detach().abs().amax()) == pytest.approx(
+            float(layer.weight.detach().abs().amax()), rel=1e-6
+        )
 
 
 def test_gradients_pass_as_if_nothing_were_rounded():
