@@ -83,7 +83,7 @@ from limbeck.export import Quantize, quantize
 from onnxruntime import quantization as ort
 data, path, how, count = Path({data!r}), {path!r}, {how!r}, {count}
 x, _ = int8.images(data, "train", count)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
 with tempfile.TemporaryDirectory() as folder:
     if how == "ours":
         quantize(path, [x], Path(folder) / "a.onnx", settings=Quantize(calibration="percentile", samples=count))
