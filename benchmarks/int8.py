@@ -83,7 +83,7 @@ from limbeck.export import Quantize, quantize
 from onnxruntime import quantization as ort
 data, path, how, count = Path({data!r}), {path!r}, {how!r}, {count}
 x, _ = int8.images(data, "train", count)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
 with tempfile.TemporaryDirectory() as folder:
     if how == "ours":
         quantize(path, [x], Path(folder) / "a.onnx", settings=Quantize(calibration="percentile", samples=count))
@@ -123,9 +123,14 @@ def main() -> None:
             "sums_saturate": sums_saturate(),
             "float": {"accuracy": accuracy(base, test), "torch": accuracy(model, test), "bytes": base.bytes},
         }
-        made = {}
-        for i, (name, settings) in enumerate(SETTINGS.items()):
-            made[name] = small = quantize(base.path, [x], home / f"{i}.onnx", settings=settings)
+        small = quantize(base.path, [x], home / "small.onnx")
+        found["latency"] = latencies({"float": base, "int8": small}, x, 5 if options.small else 40)
+        count = 200 if options.small else 2000
+        found["memory"] = {how: memory(options.data, base.path, how, count) for how in ("ours", "onnxruntime")}
+        for name in ("float", "latency", "memory"):
+            print(name, json.dumps(found[name]), flush=True)
+        for name, settings in SETTINGS.items():
+            small = quantize(base.path, [x], home / "small.onnx", settings=settings)
             found[name] = {
                 "accuracy": accuracy(small, test),
                 "agreement": small.record["parity"]["agreement"],
@@ -134,11 +139,6 @@ def main() -> None:
                 "integer": small.record["integer"],
             }
             print(name, json.dumps(found[name]), flush=True)
-        found["latency"] = latencies({"float": base, "int8": made["min-max"]}, x, 5 if options.small else 40)
-        count = 200 if options.small else 2000
-        found["memory"] = {how: memory(options.data, base.path, how, count) for how in ("ours", "onnxruntime")}
-    for name in ("float", "latency", "memory"):
-        print(name, json.dumps(found[name]))
     if not options.small:
         target = Path(__file__).parent / "results" / "int8.json"
         target.write_text(json.dumps(found, indent=2) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,37 @@ def test_a_finished_run_is_only_read(finished, say, monkeypatch):
 def test_usage_errors_leave_with_2(say):
     for words in (["run"], ["nothing"], ["run", "digits", "--sat", "a=b"]):
         assert say(*words)[0] == 2
+
+
+def test_export_writes_proves_and_says_what_it_made(finished, say, tmp_path):
+    for form, file in (("onnx", "model.onnx"), ("int8", "model.onnx"), ("bfloat16", "model.safetensors")):
+        code, said = say("export", finished, "--to", form, "--out", tmp_path / form)
+        assert code == 0
+        told = dict(line.split(maxsplit=1) for line in said.splitlines())
+        assert told["file"].startswith(str(tmp_path / form))
+        assert (tmp_path / form / file).is_file()
+        record = json.loads((tmp_path / form / "model.parity.json").read_text())
+        assert int(told["bytes"].split()[0]) == record["bytes"] == (tmp_path / form / file).stat().st_size
+        assert re.match(r"on \d+ samples [\d.]+ of the top classes are alike", told["parity"])
+        if form == "int8":
+            assert record["integer"]
+            assert set(record["scores"]) == {"float", "int8"}
+            assert re.search(r"^accuracy +[\d.]+ -> [\d.]+$", said, re.M)
+
+
+def test_an_exported_folder_is_loaded_like_a_student(finished, say, tmp_path):
+    import torch
+
+    import limbeck as lb
+
+    assert say("export", finished, "--to", "bfloat16", "--out", tmp_path / "half")[0] == 0
+    half, whole = lb.load(tmp_path / "half"), lb.load(finished)
+    assert torch.equal(half.linear.weight, whole.linear.weight.bfloat16().float())
+
+
+def test_without_out_an_export_lies_in_the_run(finished, say):
+    try:
+        assert say("export", finished, "--to", "program")[0] == 0
+        assert (finished / "export" / "program" / "model.pt2").is_file()
+    finally:
+        shutil.rmtree(finished / "export")  # another test lists what a run leaves

@@ -180,6 +180,11 @@ def after(spoil: Callable[[Path], object], *command: str, sets: tuple[str, ...] 
     return make
 
 
+def exports(*words: str) -> Callable[[Path], Args]:
+    """A copy of the finished run, and `export` of it with these words."""
+    return lambda at: [*after(untouched, "export")(at), *(word.format(at=at) for word in words)]
+
+
 def killed(spoil: Callable[[Path], object]) -> Callable[[Path], Args]:
     """The same, as a kill between the last checkpoint of `plain` and its end leaves it, its checkpoint spoiled."""
 
@@ -391,6 +396,10 @@ FOLDERS: dict[str, Case] = {
     ),
     "report: no such run": Case(lambda at: ["report", at / "nowhere"], ("nowhere",)),
     "evaluate: no such run": Case(lambda at: ["evaluate", at / "nowhere"], ("nowhere",)),
+    "export: no such run": Case(lambda at: ["export", at / "nowhere"], ("nowhere",)),
+    "export: no such form": Case(exports("--to", "int4"), ("export", "'int4'", "did you mean 'int8'?")),
+    "export: out is a file": Case(exports("--to", "folder", "--out", "{at}/out/recipe.yaml"), ("cannot be written",)),
+    "export: data is gone": Case(exports("--set", "data.path={at}/gone.csv"), ("gone.csv", "no such file")),
     "show: nothing of that name": Case(lambda at: ["show", "hintt"], ("'hintt'", "did you mean 'hint'?")),
     "compare: a run that has not ended": Case(beside("out/scores.json"), ("second/out", "has not ended")),
     "compare: the same run twice": Case(beside(again=True), ("second/out", "given twice")),

@@ -86,6 +86,9 @@ def settle(model: nn.Module) -> nn.Module:
             if getattr(hook, "__self__", None) is inputs:
                 del layer._forward_pre_hooks[key]
         delattr(layer, _INPUT)
+        # A copy shares its class with the simulation, and what is removed is removed from the class.
+        shared: type[nn.Module] = type(layer)
+        layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return changed
 

@@ -55,6 +55,10 @@ class ProgramModel(nn.Module):
         """The program's answer."""
         return _alone(self.answer({**dict(zip(self.columns, values, strict=False)), **named}))
 
+    def train(self, mode: bool = True) -> ProgramModel:  # noqa: ARG002 - as in torch
+        """A program has one mode, that of evaluation, and stays in it."""
+        return self
+
     def answer(self, batch: Named) -> dict[str, Tensor]:
         """The program's outputs by name, to inputs by name."""
         lacks = [name for name in self.columns if name not in batch]
