@@ -338,14 +338,13 @@ def _time(run: Call, *, waits: bool = False) -> float:
 
 def _waited() -> tuple[float, int]:
     """Seconds for which this thread was ready and had no core, and how often it slept; zeros where nobody tells."""
-    file = getattr(_OWN, "file", None)
     try:
         import resource  # noqa: PLC0415 - not everywhere
 
-        if file is None:
-            file = _OWN.file = open("/proc/thread-self/schedstat", "rb", buffering=0)  # noqa: SIM115, PTH123 - kept open
+        if not hasattr(_OWN, "file"):
+            _OWN.file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)  # kept open
         slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        return int(os.pread(file.fileno(), 64, 0).split()[1]) * 1e-9, slept
+        return int(os.pread(_OWN.file, 64, 0).split()[1]) * 1e-9, slept
     except (ImportError, AttributeError, OSError, IndexError, ValueError):
         return 0.0, 0
 
