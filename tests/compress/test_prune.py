@@ -151,6 +151,16 @@ def test_a_target_takes_the_smallest_share_of_units_that_meets_it():
     assert found.after.parameters == wanted
 
 
+def test_the_plan_says_what_stays_whole_and_why():
+    model, batch = made("multihead attention")
+    left = {one.at: one.why for one in plan(model, Prune(), evidence(batch)).left}
+    assert left == {
+        "attention.inner.out_proj": "its width is that of the input",
+        "down": "its width is that of the input",
+        "head": "it is what the network returns",
+    }
+
+
 def test_patterns_say_which_layers_may_be_cut():
     model, batch = made("residual")
     only = plan(model, Prune(include=("conv1",), scope="layer"), evidence(batch))
@@ -180,6 +190,15 @@ def test_the_least_go_first_by_layer_and_over_all():
     assert choose({"a": torch.arange(10.0)}, 0.3, "layer") == {"a": [0, 1, 2]}
     assert choose({"a": torch.arange(10.0)}, 0.3, "layer", round_to=4) == {"a": [0, 1]}
     assert choose({"a": torch.arange(10.0)}, 0.1, "layer", round_to=4) == {"a": []}
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_other_precisions_are_cut_like_single(kind):
+    model, batch = made("mlp")
+    cuts = plan(model, Prune(criterion="l1", scope="layer"), evidence(batch)).changes
+    wide = {"x": batch["x"].to(kind), "y": batch["y"]}
+    assert len(plan(model.to(kind), Prune(criterion="l1", scope="layer"), evidence(wide)).changes) == len(cuts)
+    assert {p.dtype for p in model.parameters()} == {kind}
 
 
 def test_rounds_go_as_far_as_the_whole():

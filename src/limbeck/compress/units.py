@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.compress.base import Change, Evidence, Left, edit
@@ -16,6 +17,7 @@ from limbeck.core.proof import Choice, couple
 __all__ = ["as_left", "caller", "changes_for", "coupled", "selected"]
 
 _SAMPLES = 4
+_HALF = (torch.float16, torch.bfloat16)
 
 for _name, _edit in CUTS.items():
     edit(_name)(_edit)
@@ -28,17 +30,20 @@ def coupled(model: nn.Module, evidence: Evidence) -> Coupling:
         ModelError: the model cannot be called with the batch.
     """
     evidence.reader(model).probe(evidence.batch)
-    positional, keyword = evidence.reader(model).arguments(_few(evidence))
-    entering = [value for value in (*positional, *keyword.values()) if isinstance(value, Tensor)]
-    return couple(model, caller(evidence), entering)
+    few = _few(evidence)
+    return couple(model, _calling(evidence, few), few.values())
 
 
 def caller(evidence: Evidence) -> Callable[[nn.Module], Any]:
     """Calls a model on the first samples of the evidence's batch."""
-    few = _few(evidence)
+    return _calling(evidence, _few(evidence))
 
+
+def _calling(evidence: Evidence, few: Mapping[str, Tensor]) -> Callable[[nn.Module], Any]:
     def call(model: nn.Module) -> Any:
-        positional, keyword = evidence.reader(model).arguments(few)
+        kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        cast = {name: v.to(kind) if v.dtype in _HALF else v for name, v in few.items()}  # the proof is in float32
+        positional, keyword = evidence.reader(model).arguments(cast)
         return model(*positional, **keyword)
 
     return call

@@ -30,7 +30,8 @@ def couple(model: nn.Module, call: Call, entering: Iterable[Tensor]) -> Coupling
 
     Args:
         model: of any kind. It is not changed.
-        call: runs a model on a real batch, two samples or more, and returns what it returned.
+        call: runs a model on a real batch, two samples or more, and returns what it returned. A model in half
+            precision is called in single precision.
         entering: the tensors of that batch.
     """
     private = _disturbed(model)
@@ -48,7 +49,7 @@ def difference(model: nn.Module, call: Call, coupling: Coupling, removed: Choice
     Raises:
         Exception: whatever the pruned model raises when it is called.
     """
-    pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
+    pruned, masked = _single(copy.deepcopy(model)), _single(copy.deepcopy(model))
     with torch.no_grad():
         for step in coupling.steps(model, removed):
             run(CUTS, step.edit, pruned, step.at, step.detail)
@@ -197,7 +198,7 @@ def _some(group: Group) -> list[int]:
 
 def _disturbed(model: nn.Module) -> nn.Module:
     """A copy, in evaluation mode, none of whose weights is zero by chance (a last norm often starts at zero)."""
-    private = copy.deepcopy(model).eval()
+    private = _single(copy.deepcopy(model)).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in private.parameters():
@@ -205,3 +206,9 @@ def _disturbed(model: nn.Module) -> nn.Module:
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 parameter.add_((0.1 * parameter.float().square().mean().sqrt() + 0.02).to(parameter) * noise)
     return private
+
+
+def _single(model: nn.Module) -> nn.Module:
+    """In place, in single precision where it was in half, in which no two sums are equal to 1e-5."""
+    half = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
+    return model.float() if half else model
