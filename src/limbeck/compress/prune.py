@@ -22,6 +22,7 @@ from limbeck.core.setting import setting
 __all__ = ["Prune", "choose"]
 
 _HALVINGS = 12
+_ALL = {2: "both", 3: "all"}
 
 
 @setting
@@ -82,7 +83,7 @@ class Prune:
                     raise ConfigError(problem(f"prune.{name}", f"{share} is above 1", "give the share that may stay"))
         said = [name for name in ("macs", "parameters", "ratios") if getattr(self, name) is not None]
         if len(said) > 1:
-            raise ConfigError(problem("prune", f"{' and '.join(said)} are given", "give the one that counts"))
+            raise ConfigError(problem("prune", f"{' and '.join(said)} are {_ALL[len(said)]} given", "give the one that counts"))
 
     @property
     def needs(self) -> frozenset[str]:
