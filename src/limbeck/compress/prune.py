@@ -83,7 +83,9 @@ class Prune:
                     raise ConfigError(problem(f"prune.{name}", f"{share} is above 1", "give the share that may stay"))
         said = [name for name in ("macs", "parameters", "ratios") if getattr(self, name) is not None]
         if len(said) > 1:
-            raise ConfigError(problem("prune", f"{' and '.join(said)} are {_ALL[len(said)]} given", "give the one that counts"))
+            raise ConfigError(
+                problem("prune", f"{' and '.join(said)} are {_ALL[len(said)]} given", "give the one that counts")
+            )
 
     @property
     def needs(self) -> frozenset[str]:

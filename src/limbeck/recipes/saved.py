@@ -74,7 +74,7 @@ def opened(folder: str | Path, changes: Sequence[str] = ()) -> Saved:
         text = file.read_text(encoding="utf-8")
     except (OSError, yaml.YAMLError) as error:
         raise CheckpointError(problem(str(file), f"cannot be read ({error})", "restore it")) from None
-    recipe = override(read(text, str(file)), changes, str(file))
+    recipe: Recipe = override(read(text, str(file)), changes, str(file))
     splits = recipe.data.load()
     signal = Reader(model, name="the saved student").probe(next(iter(evaluation(splits.test).epoch(0))), ("logits",))
     check_labels(splits.test, int(signal["logits"].shape[-1]), "data")

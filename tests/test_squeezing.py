@@ -1,0 +1,222 @@
+"""A search over real networks: what it ends with, that it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import limbeck as lb
+from limbeck.compress import MergeUnits, Prune, replay
+from limbeck.core.errors import ConfigError, ModelError
+from limbeck.data import Digits
+from limbeck.models import MLP
+from limbeck.recipes import SQUEEZES, find_squeeze, show
+from limbeck.recipes.base import read
+from limbeck.recipes.squeeze import Squeeze
+from limbeck.search import Budget
+
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits().load()
+
+
+@pytest.fixture(scope="module")
+def original(digits):
+    torch.manual_seed(0)
+    model = MLP(hidden=(64,)).build((1, 8, 8), 10)
+    lb.distill(model, None, train=digits.train, val=digits.val, epochs=12, progress=False)
+    return model.eval()
+
+
+def conv():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(digits):
+    model = conv()
+    lb.distill(model, None, train=digits.train, val=digits.val, epochs=4, progress=False)
+    return model.eval()
+
+
+def squeezed(model, digits, budget, **settings):
+    settings = {"epochs": 1, "progress": False, **settings}
+    return lb.squeeze(model, train=digits.train, val=digits.val, test=digits.test, budget=budget, **settings)
+
+
+def test_a_budget_is_met_and_the_original_is_left_as_it_was(original, digits, tmp_path):
+    before = copy.deepcopy(original.state_dict())
+    found = squeezed(original, digits, Budget(parameters=0.6, drop=0.05), out=tmp_path / "out")
+    assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
+    assert found.met
+    assert not original.training
+    small = sum(p.numel() for p in found.model.parameters())
+    assert small <= 0.6 * sum(p.numel() for p in original.parameters())
+    assert small == found.costs["model"]["parameters"]
+    assert found.scores["model"]["accuracy"] >= 0.9
+    assert found.scores["original"]["macro_f1"] == lb.evaluate(original, digits.test)["macro_f1"]
+    assert found.scores["model"]["accuracy"] == lb.evaluate(found.model, digits.test)["accuracy"]
+    saved = lb.load(tmp_path / "out" / "student", into=MLP(hidden=(64,)).build((1, 8, 8), 10))
+    x = torch.randn(5, 1, 8, 8)
+    assert torch.equal(saved.eval()(x), found.model.eval()(x))
+    rebuilt = replay(original, found.plans)
+    assert [p.shape for p in rebuilt.parameters()] == [p.shape for p in found.model.parameters()]
+    assert (tmp_path / "out" / "report.html").exists()
+    evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert [row["number"] for row in evidence["attempts"]] == list(range(len(found.attempts)))
+
+
+def test_a_network_of_layers_is_cut_where_it_hurts_least(pictures, digits):
+    heard = []
+    found = squeezed(pictures, digits, Budget(macs=0.6, drop=0.05), say=heard.append)
+    assert found.met, found.words
+    assert len(heard) == len(found.attempts)
+    widths = [layer.out_channels for layer in found.model if isinstance(layer, nn.Conv2d)]
+    kept = [width / whole for width, whole in zip(widths, (12, 16, 16), strict=True)]
+    assert len(set(kept)) > 1, "every layer lost the same share, whatever it hurts"
+
+
+def test_a_floor_that_cannot_be_met_gives_the_best_and_says_what_was_missed(original, digits):
+    found = squeezed(original, digits, Budget(parameters=0.02, drop=0.001), tries=2)
+    assert not found.met
+    assert any(word.startswith("Missed: ") for word in found.words)
+    assert found.attempts[0]["lever"] == "original"
+    val = lb.evaluate(original, digits.val)["accuracy"]
+    assert lb.evaluate(found.model, digits.val)["accuracy"] >= val - 0.001 - 1e-9
+
+
+def test_units_are_merged_and_a_share_that_hurts_is_taken_back(original, digits):
+    found = squeezed(original, digits, Budget(parameters=0.3, drop=0.0), ops=[MergeUnits(ratio=0.9)], tries=3, epochs=0)
+    strengths = [attempt["strength"] for attempt in found.attempts[1:]]
+    assert strengths[:2] == [0.9, 0.45]
+    assert all(not attempt["repaired"] for attempt in found.attempts)
+
+
+def test_eight_bits_come_last_and_the_result_is_a_file(pictures, digits, tmp_path):
+    pytest.importorskip("onnxruntime")
+    found = squeezed(pictures, digits, Budget(bytes=0.6, drop=0.05), ops=["prune", "quantize"], out=tmp_path / "out")
+    assert found.met, found.words
+    assert found.file is not None
+    assert found.file.path == tmp_path / "out" / "student" / "model.int8.onnx"
+    assert found.costs["model"]["bytes"] == found.file.bytes
+    assert found.scores["model"]["accuracy"] == lb.evaluate(found.file, digits.test)["accuracy"]
+
+
+def test_pruning_in_rounds_trains_in_between(original, digits):
+    found = squeezed(original, digits, Budget(parameters=0.6, drop=0.05), ops=[Prune(ratio=0.5, rounds=2)])
+    repaired = [attempt for attempt in found.attempts if attempt["repaired"]]
+    assert repaired
+    assert len(found.plans) in (1, 2)
+
+
+STOPPED = """
+import sys, torch, limbeck as lb
+from pathlib import Path
+from limbeck.data import Digits
+from limbeck.models import MLP
+from safetensors.torch import load_model
+d = Digits().load()
+model = MLP(hidden=(64,)).build((1, 8, 8), 10)
+load_model(model, sys.argv[1])
+done = lb.squeeze(model, train=d.train, val=d.val, test=d.test, budget=lb.Budget(parameters=0.3, drop=0.02), epochs=3,
+                  tries=3, out=sys.argv[2], progress=False, checkpoint_seconds=0.0, say=lambda s: print(s, flush=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "places"),
+    [
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGKILL, 6, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(original, tmp_path, number, places):
+    from safetensors.torch import save_model
+
+    save_model(original, str(tmp_path / "model.safetensors"))
+    command = [sys.executable, "-c", STOPPED, tmp_path / "model.safetensors"]
+    whole = subprocess.run([*command, tmp_path / "whole"], capture_output=True, text=True, check=True)
+    lines = whole.stdout.splitlines()
+    assert len(lines) > 2
+    for place in [1 + (len(lines) - 1) * i // places for i in range(places)]:
+        out = tmp_path / f"cut-{place}"
+        child = subprocess.Popen([*command, out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        for _ in range(place):
+            child.stdout.readline()
+        time.sleep(0.02 * place)
+        child.send_signal(number)
+        child.communicate(timeout=60)
+        again = subprocess.run([*command, out], capture_output=True, text=True, check=True)
+        assert again.stdout.splitlines() == lines
+        for name in ("scores.json", "evidence.json"):
+            assert said(out / name) == said(tmp_path / "whole" / name), name
+        same = [home / "student" / "model.safetensors" for home in (out, tmp_path / "whole")]
+        assert same[0].read_bytes() == same[1].read_bytes()
+
+
+def said(path):
+    """What a file says but times, and the folder's own name."""
+    plain = json.loads(path.read_text())
+    plain.pop("title", None)
+    for arm in plain.get("arms", {}).values():
+        arm.pop("footprint", None)
+    return plain
+
+
+class Odd(nn.Module):
+    def forward(self, x):
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "names"),
+    [
+        ({"ops": ["prun"]}, ConfigError, "did you mean"),
+        ({"tries": -1}, ConfigError, "tries"),
+        ({"learning_rate": 1}, ConfigError, "learning_rate"),
+        ({"budget": Budget(macs=0.5, drops={"acuracy": 0.1})}, ConfigError, "did you mean 'accuracy'"),
+        ({"budget": Budget(parameters=10**9, drop=0.1)}, ConfigError, "more than the original"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_trained(original, digits, settings, error, names, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr("limbeck.workshop.train_member", never)
+    with pytest.raises(error, match=names):
+        squeezed(original, digits, **{"budget": Budget(macs=0.5, drop=0.01), **settings})
+
+
+def test_a_model_that_cannot_be_called_is_told_before_anything_is_written(digits, tmp_path):
+    with pytest.raises(ModelError, match="cannot be called"):
+        squeezed(Odd(), digits, Budget(macs=0.5), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ModelError, match=r"no torch\.nn\.Module"):
+        squeezed(3, digits, Budget(macs=0.5))
+
+
+@pytest.mark.parametrize("name", SQUEEZES)
+def test_searches_that_come_along_are_read_as_they_are_shown(name):
+    recipe = find_squeeze(name)
+    assert read(show(recipe), name, Squeeze) == recipe
+    changed = find_squeeze(name, ["budget.drop=0.02", "tries=1"])
+    assert (changed.budget.drop, changed.tries) == (0.02, 1)
