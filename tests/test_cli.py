@@ -20,7 +20,7 @@ from limbeck.cli import app, main
 from limbeck.data import Table
 from limbeck.models import MLP
 from limbeck.objectives import KL, Label
-from limbeck.recipes import RECIPES, Arm, Master, Recipe, find, read, show
+from limbeck.recipes import RECIPES, SQUEEZES, Arm, Master, Recipe, find, find_squeeze, read, show
 from limbeck.train import Training
 
 COMMANDS = get_command(app).commands
@@ -133,11 +133,20 @@ def test_show_takes_changes(say):
     assert yaml.safe_load(said)["training"]["epochs"] == 7
 
 
-@pytest.mark.parametrize("name", sorted({key for table in TABLES().values() for key in table} - set(RECIPES)))
+@pytest.mark.parametrize("name", sorted({key for table in TABLES().values() for key in table} - {*RECIPES, *SQUEEZES}))
 def test_show_prints_promise_and_settings_of_everything_listed(name, say):
     code, said = say("show", name)
     assert code == 0
     assert f"kind: {name}" in said.splitlines()
+
+
+@pytest.mark.parametrize("name", SQUEEZES)
+def test_show_prints_a_search_as_yaml_that_can_be_read_again(name, say, tmp_path):
+    code, said = say("show", name)
+    assert code == 0
+    file = tmp_path / "mine.yaml"
+    file.write_text(said)
+    assert find_squeeze(str(file)) == SQUEEZES[name]()
 
 
 def test_show_prints_the_scores_of_a_run(finished, say):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import ConvNet, answers, made
+from export_nets import ConvNet, answers, made
 from torch import nn
 
 import limbeck as lb

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from nets import answers, made
+from export_nets import answers, made
 from torch import nn
 
 import limbeck as lb

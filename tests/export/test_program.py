@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from nets import answers, made
+from export_nets import answers, made
 from torch import nn
 
 from limbeck.core.errors import ModelError

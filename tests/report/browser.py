@@ -75,7 +75,7 @@ def _watched(at: BrowserContext, path: Path) -> Opened:
             route.abort()
 
     at.route("**/*", answer)
-    at.set_default_timeout(5000)
+    at.set_default_timeout(30_000)
     page = at.new_page()
     found = Opened(page, [], [], [])
     page.on("request", lambda request: found.requests.append(request.url))
