@@ -1,7 +1,7 @@
 """What do 8 bits cost a real network, and what do they give on this machine?
 
     python benchmarks/int8.py --data DIR          # writes benchmarks/results/int8.json
-    python benchmarks/int8.py --data DIR --small  # 200 test images, few rounds; writes nothing
+    python benchmarks/int8.py --data DIR --small  # 200 test images, short timing; writes nothing
 
 The published ResNet-20 for CIFAR-10 (`teachers/*resnet20*` and `cifar10.npz` in DIR), as an ONNX file and in 8 bits:
 ranges by each rule, a scale for each channel or each weight, weights of 7 and 8 bits. Calibrated on 512 training
@@ -63,12 +63,10 @@ def accuracy(model: torch.nn.Module, test: tuple[torch.Tensor, torch.Tensor]) ->
     return float(lb.evaluate(model, test)["accuracy"])
 
 
-def latencies(models: dict[str, OnnxModel], x: torch.Tensor, rounds: int) -> dict[str, Any]:
+def latencies(models: dict[str, OnnxModel], x: torch.Tensor, seconds: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for batch in (1, 128):
-        part = x[:batch]
-        calls = {name: lambda model=model, part=part: model(part) for name, model in models.items()}
-        taken = compare_latency(calls, rounds, batch=batch)
+        taken = compare_latency({name: (model, x[:batch]) for name, model in models.items()}, seconds=seconds)
         found[str(batch)] = {name: dataclasses.asdict(each) for name, each in taken.items()}
         found[str(batch)]["ratio"] = taken["int8"].p50 / taken["float"].p50
     return found
@@ -124,7 +122,7 @@ def main() -> None:
             "float": {"accuracy": accuracy(base, test), "torch": accuracy(model, test), "bytes": base.bytes},
         }
         small = quantize(base.path, [x], home / "small.onnx")
-        found["latency"] = latencies({"float": base, "int8": small}, x, 5 if options.small else 40)
+        found["latency"] = latencies({"float": base, "int8": small}, x, 0.5 if options.small else 10)
         count = 200 if options.small else 2000
         found["memory"] = {how: memory(options.data, base.path, how, count) for how in ("ours", "onnxruntime")}
         for name in ("float", "latency", "memory"):

@@ -103,7 +103,7 @@ def test_it_is_scored_taught_from_and_timed_like_any_model(exported):
     net, x, model = exported["conv"]
     labels = answers(net, x).argmax(1)
     assert lb.evaluate(model, (x, labels))["accuracy"] == 1.0
-    taken = compare_latency({"net": lambda: net(x), "file": lambda: model(x)}, 2, warmup=1)
+    taken = compare_latency({"net": (net, x), "file": (model, x)}, seconds=0.05)
     assert set(taken) == {"net", "file"}
     small = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     lb.distill(small, model, train=(x, labels), epochs=1, batch_size=32, progress=False)
