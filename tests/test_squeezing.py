@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 import limbeck as lb
 from limbeck.compress import MergeUnits, Prune, replay
 from limbeck.core.errors import ConfigError, ModelError
-from limbeck.data import Digits
+from limbeck.data import Batches, Digits
 from limbeck.models import MLP
 from limbeck.recipes import SQUEEZES, find_squeeze, show
 from limbeck.recipes.base import read
@@ -59,6 +60,18 @@ def pictures(digits):
 def squeezed(model, digits, budget, **settings):
     settings = {"epochs": 1, "progress": False, **settings}
     return lb.squeeze(model, train=digits.train, val=digits.val, test=digits.test, budget=budget, **settings)
+
+
+def test_what_is_scored_has_batch_statistics_of_its_own(pictures, digits):
+    found = squeezed(pictures, digits, Budget(parameters=0.6, drop=0.9), ops=(Prune(ratio=0.5),), epochs=0)
+    less = replay(pictures, found.plans)
+    stale = lb.evaluate(less, digits.test)["accuracy"]
+    batches = islice(Batches(digits.train, batch_size=128, shuffle=False).epoch(0), 4)
+    fresh = lb.compress.reestimate(less, batches, forward=lambda model, batch: model(batch["x"]))
+    own = lb.evaluate(fresh, digits.test)["accuracy"]
+    assert own > stale + 0.05
+    assert found.scores["model"]["accuracy"] == own
+    assert torch.equal(found.model[1].running_mean, fresh[1].running_mean)
 
 
 def test_a_budget_is_met_and_the_original_is_left_as_it_was(original, digits, tmp_path):
@@ -129,7 +142,7 @@ def test_pruning_in_rounds_trains_in_between(original, digits):
 STOPPED = """
 import sys, torch, limbeck as lb
 from pathlib import Path
-from limbeck.data import Digits
+from limbeck.data import Batches, Digits
 from limbeck.models import MLP
 from safetensors.torch import load_model
 d = Digits().load()

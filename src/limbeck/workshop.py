@@ -189,7 +189,8 @@ class Workshop:
             return
         candidate.settled.append(True)
         if candidate.step.op.kind in _STRUCTURAL:
-            reestimate(candidate.model, _batches(self.job.train, _READ), forward=self._forward)
+            fresh = reestimate(candidate.model, _batches(self.job.train, _READ), forward=self._forward)
+            candidate.model.load_state_dict(fresh.state_dict())
 
     def _forward(self, model: nn.Module, batch: Named) -> Any:
         positional, keyword = Reader(model, inputs=self.job.inputs, outputs=self.job.outputs).arguments(batch)
