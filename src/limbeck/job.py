@@ -21,7 +21,7 @@ from limbeck.replaying import Replay, replay
 from limbeck.teachers import JoinedTeacher
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
-from limbeck.train import Engine, Student, Training, combine, counted
+from limbeck.train import Engine, Student, Training, Tuner, combine, counted
 from limbeck.train.trackers import check_trackers
 
 __all__ = ["Job", "Ready", "behind", "evaluation", "labelled", "make_ready", "on_device"]
@@ -102,6 +102,8 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
     job.student.to(engine.device)
     student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
     stack.callback(student.close)
+    if training.tuning is not None:
+        stack.callback(Tuner(training.tuning, student.model).freeze())
     judge = _dry_run(job, student, answers, example)
     idle = student.idle(example, answers) if engine.world_size > 1 else frozenset[str]()
     return Ready(engine, batches, student, judge, idle)

@@ -29,11 +29,12 @@ from limbeck.job import Job, Ready, evaluation, labelled, make_ready, on_device
 from limbeck.remembering import complete
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
-from limbeck.train import State, checkpoint, fit
+from limbeck.train import State, Student, Tuner, checkpoint, fit
 from limbeck.train.average import Average
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
 from limbeck.train.trackers import Tracking, tracking, untracked
+from limbeck.train.tuning import UNTUNED
 from limbeck.trouble import halving, telling
 
 __all__ = ["Result", "check", "train_member"]
@@ -108,7 +109,12 @@ def check(job: Job) -> None:
         LimbeckError: the input is at fault.
     """
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        job.training.optimizer.build(make_ready(job, stack).student)
+        student = make_ready(job, stack).student
+        job.training.optimizer.build(student, _tuner(job, student))
+
+
+def _tuner(job: Job, student: Student) -> Tuner:
+    return UNTUNED if job.training.tuning is None else Tuner(job.training.tuning, student.model)
 
 
 class _Session:
@@ -118,12 +124,13 @@ class _Session:
         self.job, self.folder, self.home = job, folder, home
         self.engine, self.batches, self.given, self.judge, idle = ready
         self.called, self.student = self.engine.prepare(self.given, idle=idle)
-        self.optimizer = job.training.optimizer.build(self.student)
+        self.tuner = _tuner(job, self.student)  # type: ignore[arg-type]  # sharded, it is a copy, and still a Student
+        self.optimizer = job.training.optimizer.build(self.student, self.tuner)
         self.average = Average(self.student, job.training.ema) if job.training.ema is not None else None
         # Without labels, validation holds the student against its teacher.
         self.val_judge = None if labelled(job.val) else self.judge
         self.state = State()
-        self.watch = Watch(monitor=job.training.monitor, patience=job.training.patience)
+        self.watch = Watch(monitor=job.training.monitor, patience=job.training.patience, target=job.training.target)
         self.best: dict[str, Tensor] = {}
         self.validation: Mapping[str, Any] = {}
         self.saved_at = time.monotonic()
@@ -164,6 +171,7 @@ class _Session:
                 log_steps=training.log_steps,
                 non_finite=training.non_finite,
                 average=self.average,
+                tuner=self.tuner,
                 listeners=(listen,),
                 faults=self._hear_fault,
                 halt=lambda: halt() or limit(),
@@ -249,9 +257,14 @@ class _Session:
         if last is None or self.home is None:
             self.folder.rewind(self.job.arm, self.job.seed, 0)
             self._log_start()
+            if self.home is not None and self.tuner.pulls:
+                checkpoint.save_best(self.home, self.tuner.start(), "start")
             return
         plain = checkpoint.load(last, self.student, self.optimizer, average=self.average)
         self.engine.restore(plain)
+        if self.tuner.pulls:
+            begun = self.home / "start.safetensors"
+            self.tuner.restore(load_file(begun) if begun.exists() else {}, str(begun))
         self.state = State(**plain["state"])
         # Steps are whole wherever they were cut, so the place in the epoch follows from them.
         pieces = self.job.training.pieces
@@ -309,6 +322,7 @@ class _Session:
 
     def _hand_over(self) -> None:
         """The weights that were scored, in the caller's own module."""
+        self.tuner.leave()
         with self._averaged():
             if self.student is self.given and self.average is None:
                 return
