@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal as signals
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from limbeck.data import Source
 from limbeck.evaluation import Scores, score
 from limbeck.job import Job, Ready, evaluation, labelled, make_ready, on_device
 from limbeck.remembering import complete
+from limbeck.staging import Later, after, draws, passed, staged
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
 from limbeck.train import State, Student, Tuner, checkpoint, fit
@@ -68,13 +70,18 @@ class Result:
 
 
 def train_member(job: Job, folder: RunFolder) -> Result:
-    """Train one student, or go on where a killed run stopped, or read what a finished one left.
+    """Train one student, stage by stage, or go on where a killed run stopped, or read what a finished one left.
 
     Raises:
         LimbeckError: the input is at fault; all that can be checked is checked before the first step.
         KeyboardInterrupt: Ctrl-C, after the step was finished and saved.
     """
-    home = folder.checkpoints(job.folder_name, job.seed)
+    if job.stages:
+        results: list[Result] = []
+        for number in range(len(job.stages)):
+            results.append(train_member(staged(job, number, [result.state for result in results]), folder))
+        return dataclasses.replace(results[-1], state=passed([result.state for result in results]))
+    home = folder.checkpoints(job.folder_name, job.seed, job.stage)
     if isinstance(job.teacher, Targets) and job.teacher.live is not None:
         names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
         complete(job.teacher, job.train, job.augment, names, device=job.training.device, progress=job.show)
@@ -86,11 +93,13 @@ def train_member(job: Job, folder: RunFolder) -> Result:
         job.student.load_state_dict(before)
         return _trained(job, folder, home)
 
-    return halving(job, attempt, lambda tried: folder.log(kind="memory", **_tags(job), step=0, accumulate=tried))
+    return halving(
+        job, attempt, lambda tried: folder.log(kind="memory", **_tags(job), step=job.before.step, accumulate=tried)
+    )
 
 
 def _trained(job: Job, folder: RunFolder, home: Path | None) -> Result:
-    seed_everything(derive(job.seed, "train"))
+    seed_everything(derive(job.seed, *draws(job)))
     with ExitStack() as stack:
         session = _Session(job, folder, home, make_ready(job, stack))
         if home is not None and (home / "done.json").exists():
@@ -99,7 +108,7 @@ def _trained(job: Job, folder: RunFolder, home: Path | None) -> Result:
 
 
 def _tags(job: Job) -> dict[str, Any]:
-    return {"arm": job.arm, "seed": job.seed}
+    return {"arm": job.arm, "seed": job.seed, **({"stage": job.stage} if job.stage else {})}
 
 
 def check(job: Job) -> None:
@@ -108,6 +117,10 @@ def check(job: Job) -> None:
     Raises:
         LimbeckError: the input is at fault.
     """
+    for number in range(len(job.stages)):
+        check(staged(job, number, ()))
+    if job.stages:
+        return
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         student = make_ready(job, stack).student
         job.training.optimizer.build(student, _tuner(job, student))
@@ -141,11 +154,11 @@ class _Session:
         job, training = self.job, self.job.training
         self._resume()
         if self.engine.rank and not self.state.step:  # draws of its own: what must be equal everywhere is built by now
-            seed_everything(derive(job.seed, "train", self.engine.rank))
+            seed_everything(derive(job.seed, *draws(job), self.engine.rank))
         per_epoch = -(-len(self.batches) // training.pieces)
         limit = time_limit(training.max_seconds) if training.max_seconds is not None else lambda: None
-        label = f"{job.arm} (seed {job.seed})"
-        title = f"{job.arm}-{job.seed}"
+        label = f"{job.arm} (seed {job.seed})" + (f", {job.stage}" if job.stage else "")
+        title = f"{job.arm}-{job.seed}" + (f"-{job.stage}" if job.stage else "")
         with (
             halting() as halt,
             bar(label, per_epoch * training.epochs, show=job.show and first()) as advance,
@@ -155,12 +168,12 @@ class _Session:
 
             def listen(record: StepRecord) -> str | None:
                 advance(record.step, f"loss {record.loss:.3f}")
-                return self._hear(record)
+                return self._hear(after(record, job.before))
 
             fit(
                 self.called,
                 job.teacher,
-                self.batches,
+                Later(self.batches, job.before.epoch),
                 job.objective,
                 self.optimizer,
                 epochs=training.epochs,
@@ -204,7 +217,7 @@ class _Session:
     def _hear_fault(self, fault: FaultRecord) -> None:
         """Put a step that is not finite on record, with the terms and the samples that made it."""
         done = {"stop": "stopped", "skip": "skipped"}[self.job.training.non_finite]
-        line = {**fault._asdict(), "terms": list(fault.terms), "ids": list(fault.ids)}
+        line = {**after(fault, self.job.before)._asdict(), "terms": list(fault.terms), "ids": list(fault.ids)}
         self.folder.log(kind="fault", **_tags(self.job), done=done, **line)
 
     def _score(self, source: Source, judge: Teaching | None) -> Scores:
@@ -255,7 +268,7 @@ class _Session:
         wait()
         last = checkpoint.latest(self.home) if self.home is not None else None
         if last is None or self.home is None:
-            self.folder.rewind(self.job.arm, self.job.seed, 0)
+            self._rewind()
             self._log_start()
             if self.home is not None and self.tuner.pulls:
                 checkpoint.save_best(self.home, self.tuner.start(), "start")
@@ -272,18 +285,21 @@ class _Session:
         self.state.micro = done * pieces
         self.watch.restore(plain["watch"])
         self.validation = plain["validation"]
-        self.folder.rewind(self.job.arm, self.job.seed, self.state.step)
+        self._rewind()
         if self.watch.reason:
             self.state.stopped_by = self.watch.reason
 
+    def _rewind(self) -> None:
+        self.folder.rewind(self.job.arm, self.job.seed, self.job.before.step + self.state.step, self.job.stage)
+
     def _log_start(self) -> None:
         """Put on record what was settled on this machine: in which form the teacher answers, and the precision."""
-        teacher, asked = self.job.teacher, self.job.training.precision
+        teacher, asked, step = self.job.teacher, self.job.training.precision, self.job.before.step + 1
         if asked == "auto" or self.engine.imitates:
             used = {"asked": asked, "used": self.engine.precision, "imitated": self.engine.imitates}
-            self.folder.log(kind="precision", **_tags(self.job), step=1, **used)
+            self.folder.log(kind="precision", **_tags(self.job), step=step, **used)
         if teacher is not None and teacher.form:
-            self.folder.log(kind="teacher", **_tags(self.job), step=1, words=teacher.words, form=dict(teacher.form))
+            self.folder.log(kind="teacher", **_tags(self.job), step=step, words=teacher.words, form=dict(teacher.form))
 
     def _leave(self) -> None:
         """Save, and end as the signal asked."""
