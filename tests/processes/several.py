@@ -21,8 +21,9 @@ from limbeck.core import processes
 from limbeck.core.schedules import Linear
 from limbeck.core.sharding import whole
 from limbeck.objectives import as_objective
-from limbeck.train import Engine, Optimizer, State, Student, fit
+from limbeck.train import Engine, Optimizer, State, Student, Tuner, Tuning, fit
 from limbeck.train.average import Average
+from limbeck.train.tuning import UNTUNED
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(71, 5, generator=G, dtype=torch.float64)
@@ -75,7 +76,12 @@ MIXED = (lb.KL(temperature=3.0, weight=Linear(start=0.9, end=0.2)), lb.Label(), 
 RELATED = (lb.Label(), lb.RKD(**LAYER), lb.Similarity(**LAYER, weight=50.0))
 
 
-def trained(objective: Any, size: int = 12, *, teacher: Any = None, **engine: Any) -> dict[str, Tensor]:
+PARTS = Tuning(freeze=("first",), thaw={"blocks.0": 3}, decay=0.7, anchor=0.3)
+
+
+def trained(
+    objective: Any, size: int = 12, *, teacher: Any = None, tuning: Tuning | None = None, **engine: Any
+) -> dict[str, Tensor]:
     """The weights of student and heads, and of their moving average, after `EPOCHS` · 3 steps of two micro-batches."""
     engine = Engine(device="cpu", **engine)
     batches = Ragged(engine.part, size)
@@ -85,13 +91,17 @@ def trained(objective: Any, size: int = 12, *, teacher: Any = None, **engine: An
     answers = master.open(["logits", "first"], example)
     torch.manual_seed(5)
     given = Student.build(net(1), as_objective(objective), example, answers).double()
+    if tuning is not None:
+        Tuner(tuning, given.model).freeze()
     called, held = engine.prepare(given, idle=given.idle(example, answers))
+    tuner = UNTUNED if tuning is None else Tuner(tuning, held.model)
     assert (held is given) != engine.sharded
     average = Average(held, 0.9)
     state = State()
     fit(
-        called, master, batches, objective, Optimizer(rate=0.05).build(held), epochs=EPOCHS, engine=engine,
+        called, master, batches, objective, Optimizer(rate=0.05).build(held, tuner), epochs=EPOCHS, engine=engine,
         schedule=lb.schedules.OneCycle(), accumulate=-(-24 // size), clip=0.5, state=state, average=average,
+        tuner=tuner,
     )  # fmt: skip
     assert state.step == EPOCHS * 3
     assert all(torch.equal(value, before[name]) for name, value in master.model.state_dict().items())
@@ -142,6 +152,8 @@ CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "replicate-gather": lambda: trained(RELATED, size=24, parallel="replicate", gather=True),
     "shard-gather": lambda: trained(RELATED, size=24, parallel="shard", gather=True),
     "shard-teacher": lambda: trained(MIXED, parallel="shard", teacher={"shard": True}),
+    "replicate-tuned": lambda: trained(MIXED, parallel="replicate", tuning=PARTS),
+    "shard-tuned": lambda: trained(MIXED, parallel="shard", tuning=PARTS),
     "apart": lambda: trained(RELATED, size=24, parallel="replicate"),
     "auto": lambda: {"sharded": torch.tensor(Engine(device="cpu").sharded)},
     "scores": shared_scores,

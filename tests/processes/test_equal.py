@@ -27,7 +27,7 @@ def together(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, torch.Tensor]]:
-    return {name: several.CASES[name]() for name in ("replicate", "replicate-gather", "scores")}
+    return {name: several.CASES[name]() for name in ("replicate", "replicate-gather", "replicate-tuned", "scores")}
 
 
 def found(out: Path, case: str) -> list[dict[str, torch.Tensor]]:
@@ -51,6 +51,14 @@ def test_after_24_steps_the_weights_are_those_of_one_process(case, together, alo
     for own in found(together, case):
         assert apart(own, alone["replicate"]) < 1e-10
     assert apart(alone["replicate"], {**alone["replicate"], "reader.model.last.bias": torch.zeros(3)}) > 1e-3
+
+
+@pytest.mark.parametrize("case", ["replicate-tuned", "shard-tuned"])
+def test_parts_are_frozen_thawed_slowed_and_anchored_in_two_processes_as_in_one(case, together, alone):
+    for own in found(together, case):
+        assert apart(own, alone["replicate-tuned"]) < 1e-10
+        assert torch.equal(own["reader.model.first.weight"], several.net(1).first.weight)
+    assert apart(alone["replicate"], alone["replicate-tuned"]) > 1e-3
 
 
 @pytest.mark.parametrize("case", ["replicate-gather", "shard-gather"])

@@ -16,6 +16,7 @@ from limbeck.models import MLP
 from limbeck.objectives import KL, Hint, Label
 from limbeck.recipes import Arm, Master, Recipe, read, run_recipe, show
 from limbeck.recipes.arms import order, student_of, teacher_of
+from limbeck.recipes.base import Kept
 from limbeck.recipes.build import built
 from limbeck.recipes.members import _Seed
 from limbeck.recipes.run import Outcome
@@ -52,6 +53,10 @@ def weights(out, name, seed=0):
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
+def storage(model) -> set[int]:
+    return {value.data_ptr() for value in model.parameters()}
+
+
 def ran(made: Recipe, out=None) -> Outcome:
     return run_recipe(made, out, show=False)
 
@@ -77,6 +82,7 @@ def test_the_teacher_of_a_chain_is_the_earlier_arms_student_bit_for_bit(tmp_path
         if job.teacher is not None:
             model = job.teacher.model
             seen[job.arm, job.seed] = {name: value.clone() for name, value in model.state_dict().items()}
+            assert not storage(model) & storage(job.student)
         return result
 
     monkeypatch.setattr(_Seed, "_tried", spy)
@@ -143,8 +149,11 @@ def test_stages_of_an_arm_and_a_note_where_their_budget_is_another(tmp_path):
     assert "in stages: hints for 1 epochs, outputs for 4 epochs" in outcome.document["arms"]["longer"]["describe"]
 
 
-def test_the_student_that_is_kept_is_one_that_no_other_arm_needs():
-    outcome = ran(recipe(assistant=taught(student=MLP(hidden=(16,))), assisted=taught("assistant")))
+def test_the_student_that_is_kept_is_one_that_no_other_arm_needs(tmp_path):
+    made = recipe(assistant=taught(student=MLP(hidden=(16,))), assisted=taught("assistant"))
+    outcome = ran(made, tmp_path / "run")
+    base = json.loads((tmp_path / "run" / "student" / "lineage.json").read_text())["base"]
+    assert (base["arm"], base["model"]["hidden"]) == ("assisted", [8])
     assert outcome.document["arms"]["assistant"]["role"] == "teacher"
     assert outcome.document["arms"]["assisted"]["role"] == "distilled"
     assert {row["arm"] for row in outcome.document["comparisons"]} == {"assisted"}
@@ -199,6 +208,17 @@ def test_what_needs_an_arm_that_broke_down_is_left_out_and_said():
     broken = replace(made, arms={"first": made.arms["first"], "second": made.arms["second"]}, training=wild)
     with pytest.raises(LimbeckError, match=r"broke down|left out"):
         ran(broken)
+
+
+def test_answers_on_disk_are_those_of_the_recipes_own_teacher(tmp_path):
+    made = replace(recipe(own=taught(), other=taught("own")), targets=Kept(views=1))
+    ran(made, tmp_path / "kept")
+    ran(replace(made, targets=None), tmp_path / "live")
+    assert (tmp_path / "kept" / "targets").exists()
+    for name in ("own", "other"):
+        mine, theirs = weights(tmp_path / "kept", name), weights(tmp_path / "live", name)
+        for n in theirs:
+            torch.testing.assert_close(mine[n], theirs[n], rtol=1e-4, atol=1e-5)
 
 
 def test_a_killed_chain_goes_on_where_it_was(tmp_path, monkeypatch):

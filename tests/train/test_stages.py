@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck.core.errors import ConfigError, LimbeckError, ModelError
+from limbeck.core.errors import ConfigError, LimbeckError, ModelError, ShapeError
+from limbeck.core.folder import RunFolder
 from limbeck.core.setting import as_plain, build
+from limbeck.data import ArraySource
 from limbeck.train import Optimizer, Stage, Tuning, checkpoint
 
 G = torch.Generator().manual_seed(0)
@@ -27,7 +29,7 @@ def net(width: int = 8, seed: int = 0) -> nn.Sequential:
 
 def run(model, teacher=None, **settings):
     given = {"epochs": 3, "batch_size": 50, "schedule": lb.schedules.Constant(), "optimizer": PLAIN, "seed": 3}
-    return lb.distill(model, teacher, train=(X, Y), val=(X, Y), progress=False, **{**given, **settings})
+    return lb.distill(model, teacher, val=(X, Y), progress=False, **{"train": (X, Y), **given, **settings})
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -126,6 +128,35 @@ def test_a_run_killed_in_any_stage_resumes_there(at, undisturbed, tmp_path, monk
     assert same(staged(tmp_path / "run").student, whole)
 
 
+def test_going_back_in_one_stage_leaves_the_records_of_others(tmp_path):
+    with RunFolder(tmp_path / "run", {}) as folder:
+        for stage, step in (("a", 1), ("a", 2), ("b", 3), ("b", 4)):
+            folder.log(kind="step", arm="x", seed=0, stage=stage, step=step)
+        folder.log(kind="step", arm="x", seed=0, step=9)
+        folder.rewind("x", 0, 1, "a")
+        assert [line["step"] for line in folder.lines] == [1, 3, 4, 9]
+        folder.rewind("x", 0, 3, "b")
+        assert [line["step"] for line in folder.lines] == [1, 3, 9]
+
+
+def test_the_best_weights_are_kept_in_the_last_stage_alone(tmp_path):
+    stages = (Stage(name="a", epochs=2), Stage(name="b", epochs=2))
+    run(net(), stages=stages, keep="best", out=tmp_path / "run")
+    found = (tmp_path / "run" / "checkpoints").rglob("best.safetensors")
+    assert [path.parent.name for path in found] == ["stage-b"]
+
+
+def test_stages_learn_from_answers_on_disk_as_from_the_teacher_itself(tmp_path):
+    teacher, live, stored = net(16, seed=1), net(), net()
+    source = ArraySource((X, Y))
+    kept = lb.remember(teacher, source, out=tmp_path / "targets", outputs=["logits"], progress=False)
+    stages = (Stage(name="a", epochs=1, objective=(lb.KL(),)), Stage(name="b", epochs=1))
+    for student, master in ((live, teacher), (stored, kept)):
+        run(student, master, train=source, stages=stages)
+    for name, value in live.state_dict().items():
+        torch.testing.assert_close(stored.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_the_page_of_a_staged_run_reads(tmp_path):
     staged(tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
@@ -172,6 +203,14 @@ def test_a_folder_refuses_other_stages(tmp_path):
 def test_a_stage_is_its_plain_data():
     for stage in STAGES:
         assert build(Stage, as_plain(stage), "x") == stage
+
+
+def test_a_teacher_with_other_classes_and_no_map_is_refused_before_a_stage_that_could_do_without(tmp_path):
+    wider = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+    hints = Stage(name="a", epochs=1, objective=(lb.Hint(student="1", teacher="1"),))
+    with pytest.raises(ShapeError, match="5"):
+        run(net(), wider, stages=(hints, Stage(name="b", epochs=1, objective=(lb.KL(),))), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_hints_for_a_layer_that_the_student_has_not_are_refused():
