@@ -19,6 +19,7 @@ from limbeck.recipes.arms import order, student_of, teacher_of
 from limbeck.recipes.base import Kept
 from limbeck.recipes.build import built
 from limbeck.recipes.members import _Seed
+from limbeck.recipes.remember import teacher_names
 from limbeck.recipes.run import Outcome
 from limbeck.teachers import ModuleTeacher
 from limbeck.train import Stage, Training, Tuning, checkpoint
@@ -219,6 +220,12 @@ def test_answers_on_disk_are_those_of_the_recipes_own_teacher(tmp_path):
         mine, theirs = weights(tmp_path / "kept", name), weights(tmp_path / "live", name)
         for n in theirs:
             torch.testing.assert_close(mine[n], theirs[n], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_kept_on_disk_is_not_what_other_teachers_are_asked_for():
+    layer = (Hint(student="hidden1", teacher="0.hidden2"),)
+    made = recipe(own=taught(), several=Arm(label="S", objective=layer, teacher=("own", "teacher")))
+    assert teacher_names(made) == ["logits"]
 
 
 def test_a_killed_chain_goes_on_where_it_was(tmp_path, monkeypatch):
