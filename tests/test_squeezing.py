@@ -115,6 +115,23 @@ def test_a_floor_that_cannot_be_met_gives_the_best_and_says_what_was_missed(orig
     assert lb.evaluate(found.model, digits.val)["accuracy"] >= val - 0.001 - 1e-9
 
 
+def test_it_is_said_when_the_original_has_nothing_wrong_on_what_attempts_are_scored_on(original, digits):
+    known = digits.val.subset((predicted(original, digits.val) == digits.val.labels).nonzero().view(-1))
+    assert 0 < len(known) < len(digits.val)
+    settings = {"budget": Budget(parameters=0.6, drop=0.05), "ops": [MergeUnits(ratio=0.5)], "epochs": 0}
+    told = {}
+    for name, val in (("known", known), ("all", digits.val)):
+        found = lb.squeeze(original, train=digits.train, val=val, test=digits.test, progress=False, **settings)
+        told[name] = [word for word in found.words if "every validation sample" in word]
+    assert len(told["known"]) == 1
+    assert "trained on them" in told["known"][0]
+    assert told["all"] == []
+
+
+def predicted(model, source):
+    return model(source.fetch(torch.arange(len(source)))["x"]).argmax(-1)
+
+
 def test_units_are_merged_and_a_share_that_hurts_is_taken_back(original, digits):
     found = squeezed(original, digits, Budget(parameters=0.3, drop=0.0), ops=[MergeUnits(ratio=0.9)], tries=3, epochs=0)
     strengths = [attempt["strength"] for attempt in found.attempts[1:]]

@@ -301,3 +301,8 @@ def _words(
         most = found.limits.ceilings[name]
         has = found.best.costs[name]
         yield f"Missed: {has:.4g} {_UNITS[name]} where {most:.4g} were asked for, {factor:.2f} times as much."
+    if found.attempts[0].scores.get("accuracy") == 1.0:
+        yield (
+            "The original is right on every validation sample: it probably was trained on them. A model that lost "
+            "something elsewhere may show no loss there; choose by samples that the original has not seen."
+        )
