@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import limbeck as lb
+from limbeck.cli import main
 from limbeck.compress import MergeUnits, Prune, replay
 from limbeck.core.errors import ConfigError, ModelError
 from limbeck.data import Batches, Digits
@@ -22,6 +23,7 @@ from limbeck.models import MLP
 from limbeck.recipes import SQUEEZES, find_squeeze, show
 from limbeck.recipes.base import read
 from limbeck.recipes.squeeze import Squeeze
+from limbeck.report import render
 from limbeck.search import Budget
 
 pytest.importorskip("sklearn")
@@ -250,3 +252,25 @@ def test_searches_that_come_along_are_read_as_they_are_shown(name):
     assert read(show(recipe), name, Squeeze) == recipe
     changed = find_squeeze(name, ["budget.drop=0.02", "tries=1"])
     assert (changed.budget.drop, changed.tries) == (0.02, 1)
+
+
+def test_several_chains_end_with_one_page_that_is_rebuilt_from_records(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    command = ["limbeck", "squeeze", "digits-squeeze", "--set", "training.epochs=1", "--set", "tries=0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(out)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    pages = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Page: ")]
+    assert pages == [f"Page: {out / 'report.html'}"]
+    page = (out / "report.html").read_text()
+    assert page.count("<h3>Removed</h3>") == page.count("<h3>Merged</h3>") == 1
+    assert "digits-squeeze" in page
+    (out / "report.html").unlink()
+    render(out)
+    assert (out / "report.html").read_text() == page
+    monkeypatch.setattr(sys, "argv", [*command, "--set", "budget.drop=0.5", "--out", str(out)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "budget.drop" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def _sizes(search: Search) -> Iterator[str]:
     for key, called, _ in COSTS:
         own, most, whole = search.best.costs.get(key), search.ceilings.get(key), search.original.costs.get(key)
         if own is not None and most is not None:
-            above = f" where {numbers.ratio(most, whole)} was asked for" if own > most else ""
+            above = f" ({numbers.ratio(most, whole)} asked for)" if own > most else ""
             yield f"{numbers.ratio(own, whole)} of the {called}{above}"
 
 
