@@ -100,7 +100,8 @@ def _search(name: str, held: Mapping[str, Any]) -> Search | None:
     if best is None:
         return None
     limits = mapping(held.get("limits"))
-    return Search(name, attempts, *(_numbers(limits.get(key)) for key in ("ceilings", "floors", "lids")), best)
+    ceilings, floors, lids = (_numbers(limits.get(key)) for key in ("ceilings", "floors", "lids"))
+    return Search(name, attempts, ceilings, floors, lids, best)
 
 
 def _attempt(row: Mapping[str, Any]) -> Attempt | None:

@@ -54,7 +54,9 @@ def _figures(found: list[Search]) -> Iterator[Figure]:
 
 
 def _figure(found: list[Search], key: str, called: str, score: str) -> Figure | None:
-    column, met, rows, most, bounds = metric(score), [], [], {}, {}
+    column, met, rows = metric(score), [], []
+    most: dict[float, None] = {}
+    bounds: dict[float, str] = {}
     for index, search in enumerate(found):
         if key in search.ceilings and search.original.costs.get(key):
             most[search.ceilings[key] / search.original.costs[key]] = None
