@@ -150,8 +150,8 @@ MEASURES: dict[str, Measure] = {
 
 SEARCH: dict[str, str] = {
     "Attempt": "A model changed by one step at one strength. It comes from the attempt named beneath it.",
-    "Strength": "How far a step goes, from 0 to 100 %: the share that is removed, merged or set to zero. Pruning sets each "
-                "layer's own share by how little that hurts, more for a greater strength. Some steps have none.",
+    "Strength": "How far a step goes: the share that is removed, merged or set to zero. Pruning sets each layer's own "
+                "share by how little that hurts, more for a greater strength. Some steps have none.",
     "Repaired": "Trained after the change, to answer as the original does. Without gain it is undone.",
     "Kept, left": "The search went on from here, or did not; the last column says why.",
     "Result": "Of all attempts that lose no more than they may, the one nearest to the costs that were asked for; of "

@@ -16,7 +16,7 @@ _SHORT = {"parameters": "Parameters", "bytes": "Size", "macs": "MACs", "latency"
 _LEAD = (
     "Each attempt is a changed model, scored on the validation samples. In the drawings a hollow dot lost more than it "
     "may, a large one is the result, and dashed lines are what was asked for: the result belongs left of the upright "
-    "line and on the good side of the level one."
+    "line and on the good side of the level one. Costs are shares of the original's."
 )
 
 
@@ -89,7 +89,7 @@ def _table(search: Search, style: str) -> Table:
     costs = [key for key, _, _ in COSTS if key in search.original.costs]
     shown = dict.fromkeys([*_watched(search), "accuracy", "macro_recall", "macro_f1"])
     scores = [name for name in shown if name in search.original.scores]
-    head = [Head("Attempt"), Head("Became", left=True), *(Head(_SHORT[key], note="of the original") for key in costs),
+    head = [Head("Attempt"), Head("Became", left=True), *(Head(_SHORT[key]) for key in costs),
             *(Head(metric(name).label) for name in scores), Head("Why", left=True, wraps=True)]  # fmt: skip
     rows = []
     for each in search.attempts:
