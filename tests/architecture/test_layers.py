@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "recipes": {
         "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics",
         "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
-        "compress", "search", "squeezing", "workflow",
+        "comparing", "compress", "search", "squeezing", "workflow",
     },
     "levers": {"compress", "export", "search"},
     "workshop": {"compress", "data", "evaluation", "export", "job", "levers", "member", "search"},
