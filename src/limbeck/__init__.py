@@ -27,7 +27,7 @@ _HOMES = {
     "limbeck.targets": ("Dense", "Sampled", "TopK"),
     "limbeck.teachers": ("teacher",),
     "limbeck.teachers.stored": ("Targets",),
-    "limbeck.train": ("Optimizer", "Training"),
+    "limbeck.train": ("Optimizer", "Stage", "Training", "Tuning"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from limbeck.replaying import Replay, replay
 from limbeck.teachers import JoinedTeacher
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
-from limbeck.train import Engine, Student, Training, combine, counted
+from limbeck.train import Engine, Stage, State, Student, Training, Tuner, combine, counted
 from limbeck.train.trackers import check_trackers
 
 __all__ = ["Job", "Ready", "behind", "evaluation", "labelled", "make_ready", "on_device"]
@@ -33,7 +33,11 @@ _SAMPLES = 256
 
 @dataclass(frozen=True)
 class Job:
-    """What one training needs. `arm` and `seed` name it in the folder; "" is the only one there."""
+    """What one training needs. `arm` and `seed` name it in the folder; "" is the only one there.
+
+    Where there are `stages`, each is a job of its own (see `staging`): `stage` names it, and `before` counts what those
+    before it have done, so that records and the order of samples go on.
+    """
 
     student: nn.Module
     teacher: Teaching | None
@@ -51,6 +55,9 @@ class Job:
     workers: int = 0
     show: bool = True
     score_teacher: bool = False
+    stages: tuple[Stage, ...] = ()
+    stage: str = ""
+    before: State = field(default_factory=State)
 
 
 def evaluation(source: Source, workers: int = 0) -> Batches:
@@ -102,6 +109,8 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
     job.student.to(engine.device)
     student = Student.build(job.student, job.objective, example, answers, inputs=job.inputs, outputs=job.outputs)
     stack.callback(student.close)
+    if training.tuning is not None:
+        stack.callback(Tuner(training.tuning, student.model).freeze())
     judge = _dry_run(job, student, answers, example)
     idle = student.idle(example, answers) if engine.world_size > 1 else frozenset[str]()
     return Ready(engine, batches, student, judge, idle)

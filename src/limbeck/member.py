@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal as signals
 import time
 from collections.abc import Iterator, Mapping
@@ -27,13 +28,15 @@ from limbeck.data import Source
 from limbeck.evaluation import Scores, score
 from limbeck.job import Job, Ready, evaluation, labelled, make_ready, on_device
 from limbeck.remembering import complete
+from limbeck.staging import Later, after, draws, passed, staged
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
-from limbeck.train import State, checkpoint, fit
+from limbeck.train import State, Student, Tuner, checkpoint, fit
 from limbeck.train.average import Average
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
 from limbeck.train.trackers import Tracking, tracking, untracked
+from limbeck.train.tuning import UNTUNED
 from limbeck.trouble import halving, telling
 
 __all__ = ["Result", "check", "train_member"]
@@ -67,13 +70,18 @@ class Result:
 
 
 def train_member(job: Job, folder: RunFolder) -> Result:
-    """Train one student, or go on where a killed run stopped, or read what a finished one left.
+    """Train one student, stage by stage, or go on where a killed run stopped, or read what a finished one left.
 
     Raises:
         LimbeckError: the input is at fault; all that can be checked is checked before the first step.
         KeyboardInterrupt: Ctrl-C, after the step was finished and saved.
     """
-    home = folder.checkpoints(job.folder_name, job.seed)
+    if job.stages:
+        results: list[Result] = []
+        for number in range(len(job.stages)):
+            results.append(train_member(staged(job, number, [result.state for result in results]), folder))
+        return dataclasses.replace(results[-1], state=passed([result.state for result in results]))
+    home = folder.checkpoints(job.folder_name, job.seed, job.stage)
     if isinstance(job.teacher, Targets) and job.teacher.live is not None:
         names = frozenset[str]().union(*(term.needs().teacher for term in job.objective))
         complete(job.teacher, job.train, job.augment, names, device=job.training.device, progress=job.show)
@@ -85,11 +93,13 @@ def train_member(job: Job, folder: RunFolder) -> Result:
         job.student.load_state_dict(before)
         return _trained(job, folder, home)
 
-    return halving(job, attempt, lambda tried: folder.log(kind="memory", **_tags(job), step=0, accumulate=tried))
+    return halving(
+        job, attempt, lambda tried: folder.log(kind="memory", **_tags(job), step=job.before.step, accumulate=tried)
+    )
 
 
 def _trained(job: Job, folder: RunFolder, home: Path | None) -> Result:
-    seed_everything(derive(job.seed, "train"))
+    seed_everything(derive(job.seed, *draws(job)))
     with ExitStack() as stack:
         session = _Session(job, folder, home, make_ready(job, stack))
         if home is not None and (home / "done.json").exists():
@@ -98,7 +108,7 @@ def _trained(job: Job, folder: RunFolder, home: Path | None) -> Result:
 
 
 def _tags(job: Job) -> dict[str, Any]:
-    return {"arm": job.arm, "seed": job.seed}
+    return {"arm": job.arm, "seed": job.seed, **({"stage": job.stage} if job.stage else {})}
 
 
 def check(job: Job) -> None:
@@ -107,8 +117,17 @@ def check(job: Job) -> None:
     Raises:
         LimbeckError: the input is at fault.
     """
+    for number in range(len(job.stages)):
+        check(staged(job, number, ()))
+    if job.stages:
+        return
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        job.training.optimizer.build(make_ready(job, stack).student)
+        student = make_ready(job, stack).student
+        job.training.optimizer.build(student, _tuner(job, student))
+
+
+def _tuner(job: Job, student: Student) -> Tuner:
+    return UNTUNED if job.training.tuning is None else Tuner(job.training.tuning, student.model)
 
 
 class _Session:
@@ -118,12 +137,13 @@ class _Session:
         self.job, self.folder, self.home = job, folder, home
         self.engine, self.batches, self.given, self.judge, idle = ready
         self.called, self.student = self.engine.prepare(self.given, idle=idle)
-        self.optimizer = job.training.optimizer.build(self.student)
+        self.tuner = _tuner(job, self.student)  # type: ignore[arg-type]  # sharded, it is a copy, and still a Student
+        self.optimizer = job.training.optimizer.build(self.student, self.tuner)
         self.average = Average(self.student, job.training.ema) if job.training.ema is not None else None
         # Without labels, validation holds the student against its teacher.
         self.val_judge = None if labelled(job.val) else self.judge
         self.state = State()
-        self.watch = Watch(monitor=job.training.monitor, patience=job.training.patience)
+        self.watch = Watch(monitor=job.training.monitor, patience=job.training.patience, target=job.training.target)
         self.best: dict[str, Tensor] = {}
         self.validation: Mapping[str, Any] = {}
         self.saved_at = time.monotonic()
@@ -134,11 +154,11 @@ class _Session:
         job, training = self.job, self.job.training
         self._resume()
         if self.engine.rank and not self.state.step:  # draws of its own: what must be equal everywhere is built by now
-            seed_everything(derive(job.seed, "train", self.engine.rank))
+            seed_everything(derive(job.seed, *draws(job), self.engine.rank))
         per_epoch = -(-len(self.batches) // training.pieces)
         limit = time_limit(training.max_seconds) if training.max_seconds is not None else lambda: None
-        label = f"{job.arm} (seed {job.seed})"
-        title = f"{job.arm}-{job.seed}"
+        label = f"{job.arm} (seed {job.seed})" + (f", {job.stage}" if job.stage else "")
+        title = f"{job.arm}-{job.seed}" + (f"-{job.stage}" if job.stage else "")
         with (
             halting() as halt,
             bar(label, per_epoch * training.epochs, show=job.show and first()) as advance,
@@ -148,12 +168,12 @@ class _Session:
 
             def listen(record: StepRecord) -> str | None:
                 advance(record.step, f"loss {record.loss:.3f}")
-                return self._hear(record)
+                return self._hear(after(record, job.before))
 
             fit(
                 self.called,
                 job.teacher,
-                self.batches,
+                Later(self.batches, job.before.epoch),
                 job.objective,
                 self.optimizer,
                 epochs=training.epochs,
@@ -164,6 +184,7 @@ class _Session:
                 log_steps=training.log_steps,
                 non_finite=training.non_finite,
                 average=self.average,
+                tuner=self.tuner,
                 listeners=(listen,),
                 faults=self._hear_fault,
                 halt=lambda: halt() or limit(),
@@ -196,7 +217,7 @@ class _Session:
     def _hear_fault(self, fault: FaultRecord) -> None:
         """Put a step that is not finite on record, with the terms and the samples that made it."""
         done = {"stop": "stopped", "skip": "skipped"}[self.job.training.non_finite]
-        line = {**fault._asdict(), "terms": list(fault.terms), "ids": list(fault.ids)}
+        line = {**after(fault, self.job.before)._asdict(), "terms": list(fault.terms), "ids": list(fault.ids)}
         self.folder.log(kind="fault", **_tags(self.job), done=done, **line)
 
     def _score(self, source: Source, judge: Teaching | None) -> Scores:
@@ -247,11 +268,16 @@ class _Session:
         wait()
         last = checkpoint.latest(self.home) if self.home is not None else None
         if last is None or self.home is None:
-            self.folder.rewind(self.job.arm, self.job.seed, 0)
+            self._rewind()
             self._log_start()
+            if self.home is not None and self.tuner.pulls:
+                checkpoint.save_best(self.home, self.tuner.start(), "start")
             return
         plain = checkpoint.load(last, self.student, self.optimizer, average=self.average)
         self.engine.restore(plain)
+        if self.tuner.pulls:
+            begun = self.home / "start.safetensors"
+            self.tuner.restore(load_file(begun) if begun.exists() else {}, str(begun))
         self.state = State(**plain["state"])
         # Steps are whole wherever they were cut, so the place in the epoch follows from them.
         pieces = self.job.training.pieces
@@ -259,18 +285,21 @@ class _Session:
         self.state.micro = done * pieces
         self.watch.restore(plain["watch"])
         self.validation = plain["validation"]
-        self.folder.rewind(self.job.arm, self.job.seed, self.state.step)
+        self._rewind()
         if self.watch.reason:
             self.state.stopped_by = self.watch.reason
 
+    def _rewind(self) -> None:
+        self.folder.rewind(self.job.arm, self.job.seed, self.job.before.step + self.state.step, self.job.stage)
+
     def _log_start(self) -> None:
         """Put on record what was settled on this machine: in which form the teacher answers, and the precision."""
-        teacher, asked = self.job.teacher, self.job.training.precision
+        teacher, asked, step = self.job.teacher, self.job.training.precision, self.job.before.step + 1
         if asked == "auto" or self.engine.imitates:
             used = {"asked": asked, "used": self.engine.precision, "imitated": self.engine.imitates}
-            self.folder.log(kind="precision", **_tags(self.job), step=1, **used)
+            self.folder.log(kind="precision", **_tags(self.job), step=step, **used)
         if teacher is not None and teacher.form:
-            self.folder.log(kind="teacher", **_tags(self.job), step=1, words=teacher.words, form=dict(teacher.form))
+            self.folder.log(kind="teacher", **_tags(self.job), step=step, words=teacher.words, form=dict(teacher.form))
 
     def _leave(self) -> None:
         """Save, and end as the signal asked."""
@@ -309,6 +338,7 @@ class _Session:
 
     def _hand_over(self) -> None:
         """The weights that were scored, in the caller's own module."""
+        self.tuner.leave()
         with self._averaged():
             if self.student is self.given and self.average is None:
                 return

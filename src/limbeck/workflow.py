@@ -33,9 +33,11 @@ from limbeck.findings import findings
 from limbeck.job import Job, evaluation
 from limbeck.member import Result, check, train_member
 from limbeck.objectives import KL, Label, Term, as_objective
+from limbeck.staging import records
 from limbeck.teachers import ModuleTeacher, as_teacher
 from limbeck.teachers.stored import Targets
-from limbeck.train import State, Training
+from limbeck.train import Stage, State, Training
+from limbeck.train.stages import check_stages, terms_of
 
 __all__ = ["Run", "distill", "evaluate", "footprint"]
 
@@ -100,6 +102,7 @@ def distill(
     workers: int = 0,
     evidence: Evidence | None = None,
     progress: bool = True,
+    stages: Sequence[Stage] = (),
     **training: Any,
 ) -> Run:
     """Train `student` to match `teacher` on `train`, and score both. The teacher is bit-identical afterwards.
@@ -115,7 +118,7 @@ def distill(
         test: as `train`; when None the scores are those on `val`.
         objective: terms, whose weighted sum is minimised; by default a mix of `KL` and `Label`, or `Label` alone
             without a teacher.
-        epochs: passes over `train`.
+        epochs: passes over `train`; where there are stages, each says its own.
         batch_size: samples an optimizer step.
         seed: of shuffling, augmentation, dropout and new heads.
         out: the run folder. The same call on the same folder goes on where a killed run stopped.
@@ -125,6 +128,7 @@ def distill(
         workers: processes that read a map-style dataset.
         evidence: what is measured beside the scores, where that takes passes of its own (`Evidence()` for all).
         progress: show a bar where stderr is a terminal.
+        stages: the training in stages, one after the other, such as hints and then outputs.
         **training: any other field of `limbeck.Training`: optimizer, schedule, clip, precision, patience, …
 
     Raises:
@@ -134,6 +138,8 @@ def distill(
     if not isinstance(trained, nn.Module):
         wrong = f"{type(student).__name__} is no torch.nn.Module"
         raise ModelError(problem("student", wrong, "give the module that is to be trained"))
+    check_stages("stages", stages)
+    epochs = sum(stage.epochs for stage in stages) or epochs
     settings = _training(epochs=epochs, batch_size=batch_size, **training)
     source = as_source(train, where="train")
     if val is None:
@@ -158,6 +164,7 @@ def distill(
         workers=workers,
         show=progress,
         score_teacher=True,
+        stages=tuple(stages),
     )
     check(job)  # before the folder is made: what is corrected after a refusal would belong to another run
     split_name = "test" if test is not None else "validation"
@@ -238,6 +245,7 @@ def _recipe(job: Job) -> dict[str, Any]:
         "training": as_plain(job.training),
         "augment": describe_augmentation(job.augment),
         "seed": job.seed,
+        **({"stages": as_plain(job.stages)} if job.stages else {}),
     }
 
 
@@ -257,7 +265,9 @@ def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, *, how
     role = "distilled" if job.teacher is not None else "plain"
     record = result.record(job.seed)
     words, size = describe(result.student), measured.get("student")
-    arms["student"] = arm(role, "Student", words, objective=job.objective, runs=[record], footprint=size)
+    arms["student"] = arm(
+        role, "Student", words, objective=terms_of(job.objective, job.stages), runs=[record], footprint=size
+    )
     said = document(
         title=folder.path.name if folder.path else "distill",
         story=f"{describe(result.student)}, trained for {result.state.epoch} epochs "
@@ -294,5 +304,7 @@ def _examined(job: Job, subjects: Mapping[str, Subject], folder: RunFolder, how:
     found, elder = {}, subjects.get("teacher")
     if elder is not None and how.measures:
         found["teacher"] = on(elder)
-    found["student"] = on(subjects["student"], teacher=elder, lines=folder.lines, home=home)
+    found["student"] = on(
+        subjects["student"], teacher=elder, lines=records(folder.lines, job.arm, job.seed, job.stages), home=home
+    )
     return found

@@ -165,12 +165,13 @@ class RunFolder:
         if metrics.exists() and not metrics.read_bytes().endswith(b"\n"):
             write_lines(metrics, self.lines)  # a line that a crash cut short would swallow the next
 
-    def checkpoints(self, arm: str = "", seed: int | None = None) -> Path | None:
-        """Where the checkpoints of one member go."""
+    def checkpoints(self, arm: str = "", seed: int | None = None, stage: str = "") -> Path | None:
+        """Where the checkpoints of one member, or of one of its stages, go."""
         if self.path is None:
             return None
         folder = self.path / "checkpoints"
-        return folder / f"{arm}-{seed}" if arm else folder
+        folder = folder / f"{arm}-{seed}" if arm else folder
+        return folder / f"stage-{stage}" if stage else folder
 
     def log(self, **line: Any) -> None:
         """Add a line to the metrics."""
@@ -178,11 +179,12 @@ class RunFolder:
         if self.path is not None and first():
             append_line(self.path / "metrics.jsonl", line)
 
-    def rewind(self, arm: str, seed: int, step: int) -> None:
-        """Forget what a member wrote after this step: the resumed run will write it again."""
+    def rewind(self, arm: str, seed: int, step: int, stage: str = "") -> None:
+        """Forget what a member wrote in this stage after this step: the resumed run will write it again."""
 
         def stays(line: Mapping[str, Any]) -> bool:
-            return (line.get("arm"), line.get("seed")) != (arm, seed) or line.get("step", 0) <= step
+            own = (line.get("arm"), line.get("seed"), line.get("stage", "")) == (arm, seed, stage)
+            return not own or line.get("step", 0) <= step
 
         kept = [line for line in self.lines if stays(line)]
         if len(kept) != len(self.lines) and self.path is not None and first():

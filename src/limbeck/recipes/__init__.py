@@ -11,6 +11,14 @@ from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
 from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet, cifar10_steady
 from limbeck.recipes.digits import digits
+from limbeck.recipes.digits_teaching import (
+    digits_assistant,
+    digits_born_again,
+    digits_early_teacher,
+    digits_ensemble,
+    digits_finetune,
+    digits_stages,
+)
 from limbeck.recipes.remember import part, remember_recipe, told
 from limbeck.recipes.run import Outcome, run_recipe
 from limbeck.recipes.squeeze import Squeeze, squeeze_recipe
@@ -42,6 +50,12 @@ R = TypeVar("R")
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
+    "digits-stages": digits_stages,
+    "digits-assistant": digits_assistant,
+    "digits-born-again": digits_born_again,
+    "digits-ensemble": digits_ensemble,
+    "digits-early-teacher": digits_early_teacher,
+    "digits-finetune": digits_finetune,
     "cifar10-conv": cifar10_conv,
     "cifar10-resnet": cifar10_resnet,
     "cifar10-steady": cifar10_steady,

@@ -72,22 +72,22 @@ def save(
     return target
 
 
-def save_best(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write `best.safetensors` whole or not at all. Every process must call; the first one writes.
+def save_best(folder: Path, tensors: Mapping[str, Tensor], name: str = "best") -> None:
+    """Write `best.safetensors` (or others beside it) whole or not at all. Every process must call; one writes.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    failed, work = None, folder / ".best.safetensors"
+    failed, work = None, folder / f".{name}.safetensors"
     if first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_tensors(work, tensors)
-            work.replace(folder / "best.safetensors")
+            work.replace(folder / f"{name}.safetensors")
         except (OSError, SafetensorError) as error:
             work.unlink(missing_ok=True)
             failed = _said(error)
-    _all_or_none(failed, folder, "the best weights", tensors)
+    _all_or_none(failed, folder, f"the {name} weights", tensors)
 
 
 def _all_or_none(failed: str | None, folder: Path, what: str, tensors: Mapping[str, Tensor]) -> None:

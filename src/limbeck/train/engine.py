@@ -76,6 +76,7 @@ class Engine:
         self._compile = compile
         self._prepared: nn.Module | None = None
         self._idle: list[nn.Parameter] = []
+        self._waiting: Sequence[nn.Parameter] = ()
 
     def prepare(self, student: nn.Module, *, idle: Collection[str] = ()) -> tuple[nn.Module, nn.Module]:
         """The student on its device: the module to call in training, and the one that holds the weights.
@@ -95,6 +96,10 @@ class Engine:
         self._prepared = called
         self._idle = [value for name, value in held.named_parameters() if name in idle]
         return (cast(nn.Module, torch.compile(called)) if self._compile else called), held
+
+    def hold_back(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Drop the gradients of these, until others are named: no step moves them."""
+        self._waiting = parameters
 
     def batch(self, batch: Named) -> Named:
         """The batch on the device."""
@@ -133,14 +138,18 @@ class Engine:
 
     def norm(self, optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
         """The norm of all gradients over all processes, which are then scaled down to `limit` at most."""
-        for parameter in self._idle:  # sharding fills in zeros, and weight decay would follow
+        for parameter in (*self._idle, *self._waiting):  # sharding fills in zeros, and weight decay would follow
             parameter.grad = None
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
         return whole(clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit))
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Update the weights. A scaled step whose gradients are not finite is left out, with a smaller scale after."""
+    def step(self, optimizer: torch.optim.Optimizer, penalise: Callable[[], None] = lambda: None) -> None:
+        """Update the weights. A scaled step whose gradients are not finite is left out, with a smaller scale after.
+
+        `penalise` adds to the gradients what was not clipped with them.
+        """
+        penalise()
         if self.scaler is None:
             optimizer.step()
         else:
@@ -155,7 +164,7 @@ class Engine:
     @property
     def minds_gradients(self) -> bool:
         """Whether `norm` has to be called before each step, clipping or not."""
-        return self.scaler is not None or bool(self._idle)
+        return self.scaler is not None or bool(self._idle) or bool(self._waiting)
 
     @property
     def settling(self) -> bool:

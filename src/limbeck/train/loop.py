@@ -25,6 +25,7 @@ from limbeck.core.types import Named
 from limbeck.objectives import Term, relates, term_names, units, values
 from limbeck.train.average import Average
 from limbeck.train.engine import Engine
+from limbeck.train.tuning import UNTUNED, Tuner
 
 __all__ = ["REASONS", "Epochs", "Listener", "State", "combine", "counted", "fit"]
 
@@ -120,6 +121,7 @@ def fit(
     log_steps: int = 50,
     non_finite: Literal["stop", "skip"] = "stop",
     average: Average | None = None,
+    tuner: Tuner = UNTUNED,
     listeners: Sequence[Listener] = (),
     faults: Callable[[FaultRecord], None] = lambda _: None,
     halt: Callable[[], str | None] = lambda: None,
@@ -141,6 +143,7 @@ def fit(
         log_steps: listeners hear every so many steps, and the last step of each epoch.
         non_finite: what follows a step whose loss or gradient is not finite: "stop", or "skip" it and go on.
         average: follows the weights.
+        tuner: holds parts back, and draws weights to where they began.
         listeners: every one hears every record.
         faults: hears of a step that is not finite, before the run stops or goes on.
         halt: asked after every step; a reason ends the run there. One of `REASONS` where there are several processes.
@@ -160,6 +163,7 @@ def fit(
     student.train()
     clock = time.perf_counter() - state.seconds
     while state.epoch < epochs and not state.stopped_by:
+        engine.hold_back(tuner.enter(state.epoch))
         for micro_batches in _grouped(batches.epoch(state.epoch, state.micro), accumulate):
             progress = state.step / (per_epoch * epochs)
             for group in optimizer.param_groups:
@@ -189,7 +193,7 @@ def fit(
             if clip is not None or looks or engine.minds_gradients:
                 norm = engine.norm(optimizer, math.inf if clip is None else clip)
             if not looks or guard.passes(state, total, norm, sums, micro_batches):
-                engine.step(optimizer)
+                engine.step(optimizer, tuner.pull)
                 if average is not None:
                     average.follow(state.step)
             optimizer.zero_grad(set_to_none=True)

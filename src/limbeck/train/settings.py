@@ -12,6 +12,7 @@ from limbeck.core.check import not_negative, one_of, positive, whole
 from limbeck.core.errors import ConfigError, nearest, problem
 from limbeck.core.schedules import SCHEDULES, OneCycle
 from limbeck.core.setting import setting, tagged
+from limbeck.train.tuning import UNTUNED, Tuner, Tuning
 
 if TYPE_CHECKING:
     from limbeck.core.schedules import Schedule as AnySchedule
@@ -45,16 +46,20 @@ class Optimizer:
             names = (cls.__name__ for cls in known.values())
             raise ConfigError(problem("optimizer.name", f"nothing is called {self.name!r}", nearest(self.name, names)))
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the trainable parameters of `model`.
+    def build(self, model: nn.Module, tuner: Tuner = UNTUNED) -> torch.optim.Optimizer:
+        """The optimizer over the trainable parameters of `model`, in groups of one rate and one decay, fastest first.
 
         Raises:
             ConfigError: the optimizer does not take one of the options.
         """
-        trainable = [p for p in model.parameters() if p.requires_grad]
+        parted: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                decays = parameter.dim() > 1 and not tuner.anchored(parameter)
+                parted.setdefault((tuner.factor(parameter), decays), []).append(parameter)
         groups = [
-            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": parted[factor, decays], "weight_decay": decays * self.weight_decay, "lr": factor * self.rate}
+            for factor, decays in sorted(parted, reverse=True)
         ]
         cls = _optimizers()[self.name.lower()]
         options = dict(self.options or {})
@@ -62,7 +67,7 @@ class Optimizer:
             options = {"momentum": 0.9, "nesterov": True, **options}
             options["nesterov"] = options["nesterov"] and options["momentum"] > 0
         try:
-            built: torch.optim.Optimizer = cls([group for group in groups if group["params"]], lr=self.rate, **options)
+            built: torch.optim.Optimizer = cls(groups, lr=self.rate, **options)
         except (TypeError, ValueError) as error:
             mend = f"see the options of torch.optim.{cls.__name__}"
             raise ConfigError(problem("optimizer.options", str(error), mend)) from None
@@ -107,6 +112,8 @@ class Training:
         compile: put the student through `torch.compile` for training.
         trackers: where else numbers go: "tensorboard", "wandb" (offline unless WANDB_MODE says otherwise), "mlflow".
         log_steps: how often numbers are read out and written down.
+        tuning: which parts learn, from when, and how fast; None trains all alike.
+        target: stop at the end of the epoch in which `monitor` on the validation split has reached this.
     """
 
     epochs: int = 10
@@ -131,6 +138,8 @@ class Training:
     compile: bool = False
     trackers: tuple[str, ...] = ()
     log_steps: int = 50
+    tuning: Tuning | None = None
+    target: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible settings, by name."""
@@ -161,6 +170,8 @@ class Training:
         if not callable(self.schedule):
             mend = "give one such as limbeck.schedules.OneCycle()"
             raise ConfigError(problem("schedule", f"{self.schedule!r} is no schedule", mend))
+        if self.tuning is not None:
+            self.tuning.check_epochs(self.epochs)
         if not isinstance(self.optimizer, Optimizer):
             mend = 'give one such as limbeck.Optimizer(name="AdamW", rate=1e-3)'
             raise ConfigError(problem("optimizer", f"{self.optimizer!r} is no optimizer setting", mend))
