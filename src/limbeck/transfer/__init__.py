@@ -1,0 +1,6 @@
+"""What of a teacher is carried over to a student beside its answers: structure, parameters, training strategy."""
+
+from limbeck.transfer.outline import Cut, Outline, Shorter, outline
+from limbeck.transfer.structure import shrink
+
+__all__ = ["Cut", "Outline", "Shorter", "outline", "shrink"]
