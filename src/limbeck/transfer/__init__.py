@@ -1,6 +1,8 @@
 """What of a teacher is carried over to a student beside its answers: structure, parameters, training strategy."""
 
+from limbeck.transfer.inherited import Inherited
 from limbeck.transfer.outline import Cut, Outline, Shorter, outline
+from limbeck.transfer.parameters import inherit
 from limbeck.transfer.structure import shrink
 
-__all__ = ["Cut", "Outline", "Shorter", "outline", "shrink"]
+__all__ = ["Cut", "Inherited", "Outline", "Shorter", "inherit", "outline", "shrink"]

@@ -13,7 +13,7 @@ from limbeck.compress.depth import why_not
 from limbeck.compress.units import caller
 from limbeck.core.tracing import tensors_in
 
-__all__ = ["Stack", "evenly", "shorten", "stacks"]
+__all__ = ["Stack", "evenly", "look", "shorten", "stacks"]
 
 _WORDS = ("layer", "depth", "block")
 
@@ -41,7 +41,7 @@ def stacks(model: nn.Module) -> list[Stack]:
         if not isinstance(module, nn.Sequential | nn.ModuleList) or any(path.startswith(p) for p in inside):
             continue
         children = list(module._modules.items())
-        looks = [None if child is None else _look(child) for _, child in children]
+        looks = [look(child) for _, child in children]
         start = 0
         for end in range(1, len(children) + 1):
             if end == len(children) or looks[end] != looks[start] or children[end][1] is children[start][1]:
@@ -52,8 +52,10 @@ def stacks(model: nn.Module) -> list[Stack]:
     return found
 
 
-def _look(module: nn.Module) -> tuple[object, ...] | None:
+def look(module: nn.Module | None) -> tuple[object, ...] | None:
     """What alike blocks have in common; None for one without weights."""
+    if module is None:
+        return None
     own = [(name, tuple(tensor.shape)) for name, tensor in (*module.named_parameters(), *module.named_buffers())]
     return (type(module), *own) if any(True for _ in module.parameters()) else None
 
@@ -69,7 +71,9 @@ def evenly(total: int, count: int) -> list[int]:
     return [math.floor(i * (total - 1) / (count - 1) + 0.5) for i in range(count)]
 
 
-def shorten(model: nn.Module, evidence: Evidence, keep: Mapping[Stack, Sequence[int]]) -> tuple[list[Change], list[Left]]:
+def shorten(
+    model: nn.Module, evidence: Evidence, keep: Mapping[Stack, Sequence[int]]
+) -> tuple[list[Change], list[Left]]:
     """The changes that leave only some blocks of each stack, and what stays whole and why.
 
     A container is numbered anew, and a count of its blocks that its owner keeps follows. Where the network's code

@@ -166,7 +166,9 @@ def _widest(size: Callable[[float], float], limit: float, what: str, before: flo
         return 1.0
     low, high = 1e-6, 1.0
     if (least := size(low)) > limit:
-        wrong = f"with one unit in every group that can be cut, {least:,.0f} of {before:,.0f} are left; {limit:,.0f} may be"
+        wrong = (
+            f"with one unit in every group that can be cut, {least:,.0f} of {before:,.0f} are left; {limit:,.0f} may be"
+        )
         raise ConfigError(problem(f"shrink.{what}", wrong, "ask for more, or let depth= drop blocks as well"))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -1,0 +1,47 @@
+"""A short search for the blocks that matter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.compress.base import Change, Evidence, edited
+from limbeck.transfer.blocks import Match
+
+__all__ = ["least_change"]
+
+
+def least_change(teacher: nn.Module, match: Match, count: int, evidence: Evidence) -> list[int]:
+    """The blocks that stay when they leave one by one, always the one without which the answers change least.
+
+    Costs at most n² / 2 passes over the evidence for n blocks. The change is the mean square of the difference of all
+    outputs called logits to those of the whole teacher.
+    """
+    whole = _answers(teacher, evidence)
+    stays = list(range(len(match.origins)))
+    while len(stays) > count:
+        change = {}
+        for at in stays:
+            gone = [other for other in range(len(match.origins)) if other not in stays or other == at]
+            change[at] = _missed(teacher, match, gone, evidence, whole)
+        stays.remove(min(stays, key=lambda at: (change[at], -at)))
+    return stays
+
+
+def _missed(teacher: nn.Module, match: Match, gone: list[int], evidence: Evidence, whole: list[Tensor]) -> float:
+    prefix = f"{match.origin}." if match.origin else ""
+    skips = [Change(edit="skip", at=f"{prefix}{match.origins[at]}", detail={}) for at in gone]
+    try:
+        found = _answers(edited(teacher, skips), evidence)
+    except Exception:  # whatever it is, the network cannot do without
+        return float("inf")
+    if any(a.shape != b.shape for a, b in zip(found, whole, strict=True)):
+        return float("inf")
+    return sum(float((a - b).square().mean()) for a, b in zip(found, whole, strict=True))
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, evidence: Evidence) -> list[Tensor]:
+    reader = evidence.reader(model)
+    batches = evidence.batches() if evidence.batches else (evidence.batch,)
+    return [reader(batch)["logits"].double() for batch in batches]
