@@ -35,7 +35,7 @@ def _drop(model: nn.Module, at: str, *, keep: Sequence[int]) -> None:
 
 def _own_places(stack: nn.Module) -> Iterator[tuple[str, str]]:
     """Where in each block, and under which name, it keeps its own number."""
-    blocks = [block for block in stack.children()]
+    blocks = list(stack.children())
     if len(blocks) < 2 or len(blocks) != len(stack._modules):
         return
     for place, module in blocks[0].named_modules():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -126,7 +127,7 @@ def _sources(match: Match, depth: Any, search: Search) -> tuple[tuple[int, ...],
         return tuple((at * total // count,) for at in range(count))  # each of the teacher's several times
     if depth == "average":
         edges = [math.floor(at * total / count + 1e-9) for at in range(count + 1)]
-        return tuple(tuple(range(a, b)) for a, b in zip(edges, edges[1:], strict=False))
+        return tuple(tuple(range(a, b)) for a, b in pairwise(edges))
     if depth == "first_last":
         front = (count + 1) // 2
         chosen = [*range(front), *range(total - (count - front), total)]

@@ -15,7 +15,7 @@ __all__ = ["refresh"]
 def refresh(model: nn.Module, seed: int) -> None:
     """Draw all weights anew, in place; the global random state stays as it is.
 
-    Each module's own `reset_parameters` is called, the inner ones first, then, of a Hugging Face model, `_init_weights`.
+    Each module's own `reset_parameters` is called, inner ones first, then `_init_weights` of a Hugging Face model.
     What neither changes and is not one constant (position embeddings, class tokens, weights behind a parametrisation)
     is drawn from a normal distribution with the mean and spread that it had. Running statistics begin again.
     """

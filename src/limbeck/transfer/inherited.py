@@ -16,8 +16,8 @@ class Tensor:
     Attributes:
         name: in the student.
         sources: the teacher's tensors that it is made of; several are averaged.
-        how: "copied", "sliced" (units cut), "averaged" (of several), "projected" (units cut, and what they said taken over by the others),
-            "pca", or "left" as the student had it.
+        how: "copied", "sliced" (units cut), "averaged" (of several), "projected" (units cut, and what they said taken
+            over by the others), "pca", or "left" as the student had it.
         numbers: how many numbers it holds.
         parameter: whether it is trained; buffers do not count in `share`.
         why: why it was left.

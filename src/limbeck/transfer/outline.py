@@ -63,11 +63,7 @@ class Outline:
     def __str__(self) -> str:
         """A table for people."""
         before, after = self.plan.before, self.plan.after
-        lines = [
-            f"parameters {before.parameters:,} -> {after.parameters:,} "
-            f"({after.parameters / max(1, before.parameters):.0%}), "
-            f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / max(1, before.macs):.0%})"
-        ]
+        lines = [f"parameters {before.parameters:,} -> {after.parameters:,}, MACs {before.macs:,} -> {after.macs:,}"]
         lines += [f"  {stack.path}: {len(stack.kept)} of {stack.total} blocks" for stack in self.stacks]
         lines += [f"  {', '.join(cut.makers)}: {cut.kept} of {cut.total} {cut.of}" for cut in self.cuts]
         lines += [f"  whole: {left.at}: {left.why}" for left in self.left]

@@ -190,8 +190,7 @@ def _renaming(student: nn.Module, teacher: nn.Module, names: Mapping[str, str] |
         for rule, origin in rules:
             for tail in ("", ".") if name not in named else ("",):  # "body.*" renames the path "body" too
                 if found := rule.fullmatch(name + tail):
-                    parts = iter(found.groups())
-                    new = re.sub(r"\*", lambda _, parts=parts: next(parts), origin)
+                    new = _filled(origin, found.groups())
                     return new.removesuffix(".") if tail else new
         return name
 
@@ -202,6 +201,12 @@ def _renaming(student: nn.Module, teacher: nn.Module, names: Mapping[str, str] |
             wrong = f"{fits[0]!r} would come from {rename(fits[0])!r}, which the teacher has not"
             raise ConfigError(problem("inherit.names", wrong, nearest(origin, _every(teacher))))
     return rename
+
+
+def _filled(pattern: str, parts: Sequence[str]) -> str:
+    """The pattern with a part for each of its stars."""
+    texts = pattern.split("*")
+    return "".join(text + part for text, part in zip(texts, (*parts, ""), strict=False)) if len(texts) > 1 else pattern
 
 
 def _origins(name: str, rename: Callable[[str], str], matches: Iterable[Match]) -> Iterator[str]:

@@ -42,7 +42,7 @@ def least_squares(
 
     def take(name: str, heard: Tensor) -> None:
         x = torch.cat([heard, heard.new_ones(1, heard.shape[1])]).double()
-        sums[name] = sums.get(name, 0) + x @ x.T
+        sums[name] = sums[name] + x @ x.T if name in sums else x @ x.T
 
     hear(model, evidence, {place.tensor: layer for place, (_, layer) in readers.items()}, take)
     changed = set()
@@ -70,7 +70,7 @@ def _take_over(layer: nn.Module, place: Place, group: Group, gone: Sequence[int]
         weight.copy_(columns.movedim(-1, place.dim))
         if bias is None:
             return {place.tensor}
-        bias += added[..., -1].to(bias.dtype)
+        bias.add_(added[..., -1].to(bias.dtype))
     return {place.tensor, f"{place.tensor.rpartition('.')[0]}.bias"}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.base import Change, Evidence, edited
+from limbeck.compress.base import Evidence, edited
 from limbeck.transfer.blocks import Match
+from limbeck.transfer.stacks import ways
 
 __all__ = ["least_change"]
 
@@ -29,15 +30,15 @@ def least_change(teacher: nn.Module, match: Match, count: int, evidence: Evidenc
 
 
 def _missed(teacher: nn.Module, match: Match, gone: list[int], evidence: Evidence, whole: list[Tensor]) -> float:
-    prefix = f"{match.origin}." if match.origin else ""
-    skips = [Change(edit="skip", at=f"{prefix}{match.origins[at]}", detail={}) for at in gone]
-    try:
-        found = _answers(edited(teacher, skips), evidence)
-    except Exception:  # whatever it is, the network cannot do without
-        return float("inf")
-    if any(a.shape != b.shape for a, b in zip(found, whole, strict=True)):
-        return float("inf")
-    return sum(float((a - b).square().mean()) for a, b in zip(found, whole, strict=True))
+    names = list(teacher.get_submodule(match.origin)._modules)
+    for changes in ways(teacher, match.origin, [names.index(match.origins[at]) for at in gone]):
+        try:
+            found = _answers(edited(teacher, changes), evidence)
+        except Exception:  # noqa: S112, PERF203 - whatever it is, the network cannot do without in this way
+            continue
+        if all(a.shape == b.shape for a, b in zip(found, whole, strict=True)):
+            return sum(float((a - b).square().mean()) for a, b in zip(found, whole, strict=True))
+    return float("inf")
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from limbeck.compress.depth import why_not
 from limbeck.compress.units import caller
 from limbeck.core.tracing import tensors_in
 
-__all__ = ["Stack", "evenly", "look", "shorten", "stacks"]
+__all__ = ["Stack", "evenly", "look", "shorten", "stacks", "ways"]
 
 _WORDS = ("layer", "depth", "block")
 
@@ -99,7 +99,7 @@ def shorten(
         if not gone:
             continue
         why = None
-        for tried in _ways(model, path, gone):
+        for tried in ways(model, path, gone):
             why = why_not(model, [*made, *tried], evidence, expected)
             if why is None:
                 made += tried
@@ -109,7 +109,8 @@ def shorten(
     return made, left
 
 
-def _ways(model: nn.Module, path: str, gone: Sequence[int]) -> list[list[Change]]:
+def ways(model: nn.Module, path: str, gone: Sequence[int]) -> list[list[Change]]:
+    """How children of a container may leave, by their positions, in the order in which it should be tried."""
     stack = model.get_submodule(path)
     names = list(stack._modules)
     stays = [at for at in range(len(names)) if at not in set(gone)]

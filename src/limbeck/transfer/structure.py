@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from limbeck.compress.base import Change, Evidence, Left, Plan, edited, hollow, predict
+from limbeck.compress.base import Change, Evidence, Plan, Size, edited, hollow, predict
 from limbeck.compress.units import as_left, caller, changes_for, coupled
 from limbeck.core.check import positive
 from limbeck.core.coupling import Coupling, Group
@@ -61,16 +61,16 @@ def shrink(
         ConfigError: a number is out of range, two that exclude each other are given, or no network is small enough.
         ModelError: the teacher cannot be called, or no example could be found.
     """
-    _check(width, depth, heads, macs, parameters, example)
+    asked = _Asked(width, depth, heads, macs, parameters)
+    asked.check(example)
     batch = batch_for(teacher, example, "shrink.example")
     evidence = Evidence(batch=batch)
     private = copy.deepcopy(teacher).eval()
     before = predict(private, (), evidence)
-    deep = 1.0 if depth is None else depth
-    chosen = {stack: evenly(len(stack.blocks), _count(deep, len(stack.blocks))) for stack in stacks(private)}
-    changes, left = shorten(private, evidence, chosen) if deep < 1 else ([], [])
+    chosen = {s: evenly(len(s.blocks), _count(asked.deep, len(s.blocks))) for s in stacks(private)}
+    changes, left = shorten(private, evidence, chosen) if asked.deep < 1 else ([], [])
     short = edited(private, changes)
-    share, more, coupling = _widths(short, evidence, width, heads, macs, parameters, before)
+    share, more, coupling = _widths(short, evidence, asked, before)
     wanted, unsure = confirmed(short, caller(evidence), coupling, more)
     cuts = changes_for(short, coupling, wanted)
     left += [*as_left(coupling.left), *as_left(unsure)]
@@ -82,36 +82,56 @@ def shrink(
     student = edited(small, config)
     refresh(student, seed)
     student.requires_grad_(True).train()
-    settings = {"kind": "shrink", "width": share, "depth": deep, "heads": share if heads is None else heads}
-    plan = Plan(op=settings, changes=tuple(changes), before=before, after=predict(private, changes, evidence),
-                left=(*left, *said))  # fmt: skip
-    attach(student, Outline(width=share, heads=settings["heads"], depth=deep, cuts=cut, stacks=dropped, plan=plan))
+    by = share if heads is None else heads
+    plan = Plan(
+        op={"kind": "shrink", "width": share, "depth": asked.deep, "heads": by},
+        changes=tuple(changes),
+        before=before,
+        after=predict(private, changes, evidence),
+        left=(*left, *said),
+    )
+    attach(student, Outline(width=share, heads=by, depth=asked.deep, cuts=cut, stacks=dropped, plan=plan))
     return student
 
 
-def _check(
-    width: float | None,
-    depth: float | None,
-    heads: float | None,
-    macs: float | None,
-    parameters: float | None,
-    example: Any,
-) -> None:
-    for name, share in (("width", width), ("depth", depth), ("heads", heads)):
-        if share is not None:
-            positive(f"shrink.{name}", share)
-            if share > 1:
-                raise ConfigError(problem(f"shrink.{name}", f"{share} is above 1", "give the share that is kept"))
-    given = [n for n, v in (("width", width), ("macs", macs), ("parameters", parameters)) if v is not None]
-    if len(given) > 1:
-        wrong = f"{' and '.join(given)} each say how wide it is"
-        raise ConfigError(problem("shrink", wrong, f"give {' or '.join(given)} alone"))
-    for name, budget in (("macs", macs), ("parameters", parameters)):
-        if budget is not None:
-            positive(f"shrink.{name}", budget)
-    if macs is not None and macs > 1 and example is None:
-        wrong = "a number of multiply-accumulates means nothing without the size of a sample"
-        raise ConfigError(problem("shrink.macs", wrong, "give example=, or a share of the teacher's"))
+class _Asked(NamedTuple):
+    """What `shrink` was asked for."""
+
+    width: float | None
+    depth: float | None
+    heads: float | None
+    macs: float | None
+    parameters: float | None
+
+    def check(self, example: Any) -> None:
+        """Refuse what cannot be, before anything is called."""
+        for name in ("width", "depth", "heads"):
+            if (share := getattr(self, name)) is not None:
+                positive(f"shrink.{name}", share)
+                if share > 1:
+                    raise ConfigError(problem(f"shrink.{name}", f"{share} is above 1", "give the share that is kept"))
+        given = [name for name in ("width", "macs", "parameters") if getattr(self, name) is not None]
+        if len(given) > 1:
+            wrong = f"{' and '.join(given)} each say how wide it is"
+            raise ConfigError(problem("shrink", wrong, f"give {' or '.join(given)} alone"))
+        for name in ("macs", "parameters"):
+            if getattr(self, name) is not None:
+                positive(f"shrink.{name}", getattr(self, name))
+        if self.macs is not None and self.macs > 1 and example is None:
+            wrong = "a number of multiply-accumulates means nothing without the size of a sample"
+            raise ConfigError(problem("shrink.macs", wrong, "give example=, or a share of the teacher's"))
+
+    @property
+    def deep(self) -> float:
+        """The share of blocks."""
+        return 1.0 if self.depth is None else self.depth
+
+    @property
+    def budget(self) -> tuple[str, float] | None:
+        """What is limited, and to how much."""
+        if self.macs is not None:
+            return "macs", self.macs
+        return None if self.parameters is None else ("parameters", self.parameters)
 
 
 def _count(share: float, total: int) -> int:
@@ -124,39 +144,31 @@ def _kept(share: float, total: int) -> int:
 
 
 def _widths(
-    model: nn.Module,
-    evidence: Evidence,
-    width: float | None,
-    heads: float | None,
-    macs: float | None,
-    parameters: float | None,
-    before: Any,
+    model: nn.Module, evidence: Evidence, asked: _Asked, before: Size
 ) -> tuple[float, dict[str, list[int]], Coupling]:
     """The share of units that stay, the units of each group that go (the last ones), and the groups."""
-    if macs is None and parameters is None and width in (None, 1.0) and heads in (None, 1.0):
+    if asked.budget is None and asked.width in (None, 1.0) and asked.heads in (None, 1.0):
         return 1.0, {}, Coupling((), ())
     coupling = coupled(model, evidence)
 
     def removed(share: float) -> dict[str, list[int]]:
         found = {}
         for group in coupling.groups:
-            own = heads if heads is not None and is_heads(model, coupling, group) else share
+            own = asked.heads if asked.heads is not None and is_heads(model, coupling, group) else share
             found[group.name] = list(range(_kept(own, len(group.units)), len(group.units)))
         return found
 
-    if macs is None and parameters is None:
-        share = 1.0 if width is None else width
-    else:
-        what = "macs" if macs is not None else "parameters"
-        budget = macs if macs is not None else parameters
-        assert budget is not None
-        limit = budget * getattr(before, what) if budget <= 1 else budget
-        empty = hollow(model)
+    if asked.budget is None:
+        share = 1.0 if asked.width is None else asked.width
+        return share, removed(share), coupling
+    what, budget = asked.budget
+    limit = budget * getattr(before, what) if budget <= 1 else budget
+    empty = hollow(model)
 
-        def size(share: float) -> float:
-            return float(getattr(predict(empty, changes_for(empty, coupling, removed(share)), evidence), what))
+    def size(share: float) -> float:
+        return float(getattr(predict(empty, changes_for(empty, coupling, removed(share)), evidence), what))
 
-        share = _widest(size, limit, what, getattr(before, what))
+    share = _widest(size, limit, what, getattr(before, what))
     return share, removed(share), coupling
 
 
@@ -166,9 +178,7 @@ def _widest(size: Callable[[float], float], limit: float, what: str, before: flo
         return 1.0
     low, high = 1e-6, 1.0
     if (least := size(low)) > limit:
-        wrong = (
-            f"with one unit in every group that can be cut, {least:,.0f} of {before:,.0f} are left; {limit:,.0f} may be"
-        )
+        wrong = f"with one unit in every group that can be cut {least:,.0f} of {before:,.0f} are left; {limit:,.0f} may"
         raise ConfigError(problem(f"shrink.{what}", wrong, "ask for more, or let depth= drop blocks as well"))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
