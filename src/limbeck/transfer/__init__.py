@@ -3,6 +3,19 @@
 from limbeck.transfer.inherited import Inherited
 from limbeck.transfer.outline import Cut, Outline, Shorter, outline
 from limbeck.transfer.parameters import inherit
+from limbeck.transfer.strategy import Strategy, curriculum, sample_losses, strategy
 from limbeck.transfer.structure import shrink
 
-__all__ = ["Cut", "Inherited", "Outline", "Shorter", "inherit", "outline", "shrink"]
+__all__ = [
+    "Cut",
+    "Inherited",
+    "Outline",
+    "Shorter",
+    "Strategy",
+    "curriculum",
+    "inherit",
+    "outline",
+    "sample_losses",
+    "shrink",
+    "strategy",
+]

@@ -34,7 +34,7 @@ def _missed(teacher: nn.Module, match: Match, gone: list[int], evidence: Evidenc
     for changes in ways(teacher, match.origin, [names.index(match.origins[at]) for at in gone]):
         try:
             found = _answers(edited(teacher, changes), evidence)
-        except Exception:  # noqa: S112, PERF203 - whatever it is, the network cannot do without in this way
+        except Exception:  # whatever it is, the network cannot do without them in this way
             continue
         if all(a.shape == b.shape for a, b in zip(found, whole, strict=True)):
             return sum(float((a - b).square().mean()) for a, b in zip(found, whole, strict=True))
