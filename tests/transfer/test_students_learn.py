@@ -1,4 +1,4 @@
-"""A recurrent and an attention classifier shrink to half their width, inherit, and are distilled, on made-up sentences."""
+"""Recurrent and attention classifiers shrink to half their width, inherit, and are distilled, on made-up sentences."""
 
 import pytest
 import torch
