@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"metrics"},
     "compress": {"evaluation"},
     "search": set(),
+    "transfer": {"compress", "data", "train"},
     "export": {"compress", "evaluation"},
     "functional": {"objectives"},
     "costs": {"data", "evaluation", "examining", "export"},
