@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "recipes": {
         "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics",
         "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
-        "comparing", "compress", "search", "squeezing", "staging", "workflow",
+        "comparing", "compress", "search", "squeezing", "staging", "transfer", "workflow",
     },
     "levers": {"compress", "export", "search"},
     "workshop": {"compress", "data", "evaluation", "export", "job", "levers", "member", "search"},

@@ -137,6 +137,19 @@ def test_fresh_weights_differ_and_random_ones_do_not():
     assert not torch.equal(c, again)
 
 
+def test_an_arm_inherits_from_the_recipes_teacher():
+    made = recipe(same=taught(student=BIG, start="inherit"), half=taught(student=MLP(hidden=(12, 12)), start="inherit"))
+    splits = made.data.load()
+    teacher = built(BIG, splits.train, 5, "teacher")
+    same, half = (student_of(made, name, splits, {"teacher": teacher}, seed=0) for name in ("same", "half"))
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(same.state_dict()[name], value)
+    rows = {tuple(row.tolist()) for row in teacher.hidden1[0].weight}
+    assert len({tuple(row.tolist()) for row in half.hidden1[0].weight} & rows) == 12
+    assert not storage(teacher) & storage(same)
+    assert order(made) == ["plain", "same", "half"]
+
+
 def test_stages_of_an_arm_and_a_note_where_their_budget_is_another(tmp_path):
     hints = Stage(name="hints", epochs=1, objective=(Hint(student="hidden1", teacher="hidden1"),))
     made = recipe(

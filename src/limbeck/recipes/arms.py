@@ -12,11 +12,15 @@ from limbeck.recipes.base import Arm, Recipe
 from limbeck.recipes.build import built
 from limbeck.teachers import EnsembleTeacher, ModuleTeacher
 from limbeck.teachers.signal import Teaching
+from limbeck.transfer import inherit
 
 __all__ = ["budgets", "helps", "model_of", "needs", "order", "student_of", "teacher_of", "teachers"]
 
 _OWN = "teacher"
 """What an arm calls the recipe's own teacher."""
+
+_WORDS = ("random", "fresh", "inherit")
+"""Starts that are no arm's."""
 
 
 def teachers(arm: Arm) -> tuple[str, ...]:
@@ -30,7 +34,7 @@ def needs(recipe: Recipe, name: str) -> Iterator[str]:
     """The arms that must be trained before this one."""
     arm = recipe.arms[name]
     named = [*teachers(arm)] if arm.taught else []
-    if arm.start not in ("random", "fresh"):
+    if arm.start not in _WORDS:
         named.append(arm.start)
     yield from (other for other in named if other != _OWN)
 
@@ -46,7 +50,7 @@ def order(recipe: Recipe) -> list[str]:
             wrong = f"its teachers are {list(teachers(arm))}"
             raise ConfigError(problem(f"arms.{name}.teacher", wrong, "name one or more, each once"))
         for field, names in (("teacher", teachers(arm)), ("start", (arm.start,))):
-            known = {_OWN, *recipe.arms} | ({"random", "fresh"} if field == "start" else set())
+            known = {_OWN, *recipe.arms} | (set(_WORDS) if field == "start" else set())
             for other in names:
                 if other not in known:
                     raise ConfigError(
@@ -106,11 +110,14 @@ def student_of(recipe: Recipe, name: str, splits: Splits, made: Mapping[str, nn.
 
     Raises:
         ConfigError: it is to begin with the weights of another network.
+        ModelError: it can inherit nothing from the teacher.
     """
     arm = recipe.arms[name]
     who = "student" if arm.start != "fresh" else f"student of {name}"
     model = built(model_of(recipe, name), splits.train, seed, who)
-    if arm.start in ("random", "fresh"):
+    if arm.start == "inherit":
+        inherit(model, made[_OWN], data=splits.train, seed=seed)
+    if arm.start in _WORDS:
         return model
     theirs, ours = made[arm.start].state_dict(), model.state_dict()
     wrong = next((n for n in {**ours, **theirs} if _shape(ours, n) != _shape(theirs, n)), None)

@@ -54,7 +54,8 @@ class Arm:
             seed do; several are an ensemble, the mean of their logits.
         student: the network, where it is not the recipe's student.
         start: the weights it begins with: "random", which are the same for all arms with one network at a seed;
-            "fresh", drawn for this arm; or those that "teacher" or another arm ended with.
+            "fresh", drawn for this arm; "inherit", cut from the teacher's (`limbeck.transfer.inherit`); or those that
+            "teacher" or another arm ended with.
         stages: the training in stages, whose epochs add up to those of the other arms for an equal budget.
         tuning: which parts learn, and how fast; the recipe's own training decides when None.
     """
