@@ -57,6 +57,7 @@ def test_it_starts_better_than_random_and_ends_better(kind):
         steps[arm] = start["nll"]
     cuts = lb.transfer.outline(student).cuts
     assert all(2 * cut.kept == cut.total for cut in cuts)
+    assert student.embed.embedding_dim == 12
     assert {cut.of for cut in cuts} == ({"units"} if kind == "lstm" else {"heads", "units"})
     assert steps["inherited"] < steps["random"]
     assert accuracy["inherited"] > accuracy["random"] + 0.05
