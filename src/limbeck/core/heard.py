@@ -18,7 +18,7 @@ __all__ = ["norms_of_the_heard"]
 @contextmanager
 def norms_of_the_heard() -> Iterator[None]:
     """Inside, indices along the last dimension at which a tensor is zero throughout do not count in norms and means."""
-    with plain_kernels(), _Heard():
+    with plain_kernels(), _Heard():  # type: ignore[no-untyped-call]  # its base is torch's own
         yield
 
 
