@@ -10,22 +10,24 @@ import torch
 from nets import NETS, made
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertConfig, BertForSequenceClassification
 
 from limbeck.compress import Evidence, Prune, apply, plan, read_plan, replay
 from limbeck.core.errors import ConfigError, DataError, ModelError
+from limbeck.core.heard import norms_of_the_heard
 from limbeck.core.setting import as_plain
 from limbeck.evaluation.macs import count_macs
 from limbeck.models import CifarResNet
-from limbeck.transfer import outline, shrink
+from limbeck.transfer import inherit, outline, shrink
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
 
 @functools.cache
 def halved(name):
-    """A teacher, its batch, and a student of half its width. Not to be changed."""
+    """A teacher, its batch, and a student of half the width that pruning may cut. Not to be changed."""
     teacher, batch = made(name)
-    return teacher, batch, shrink(teacher, width=0.5, seed=1)
+    return teacher, batch, shrink(teacher, width=0.5, norms="whole", seed=1)
 
 
 def inputs_of(batch):
@@ -95,7 +97,7 @@ def test_nothing_is_shared_the_plan_is_plain_data_and_it_trains(name):
 def test_the_seed_decides_the_weights(name):
     teacher, _, student = halved(name)
     torch.manual_seed(99)  # the global state says nothing
-    same, other = shrink(teacher, width=0.5, seed=1), shrink(teacher, width=0.5, seed=2)
+    same, other = (shrink(teacher, width=0.5, norms="whole", seed=seed) for seed in (1, 2))
     assert all(
         torch.equal(a, b) for a, b in zip(student.state_dict().values(), same.state_dict().values(), strict=True)
     )
@@ -182,6 +184,49 @@ def test_a_hugging_face_configuration_follows_and_rebuilds(tmp_path):
     again = type(student).from_pretrained(tmp_path)
     assert torch.equal(answer(again.eval(), batch), answer(student.eval(), batch))
     assert math.isclose(float(student.model.embed_tokens.weight.detach().std()), config.initializer_range, rel_tol=0.3)
+
+
+def test_the_stream_that_norms_run_over_is_halved_too():
+    config = BertConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=10,
+        max_position_embeddings=9, num_labels=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    teacher = BertForSequenceClassification(config).eval()
+    student = shrink(teacher, width=0.5).eval()
+    found = student.config
+    assert (found.hidden_size, found.num_attention_heads, found.intermediate_size) == (8, 2, 5)
+    assert not any(left.at == "config" for left in outline(student).left)
+    kept = inherit(student, teacher)
+    assert kept.share == 1
+    stream = list(next(units for name, units in kept.units.items() if "word_embeddings" in name))
+    ours, theirs = student.bert.encoder.layer[1], teacher.bert.encoder.layer[1]
+    assert torch.equal(ours.output.LayerNorm.weight, theirs.output.LayerNorm.weight[stream])
+    assert torch.equal(student.bert.embeddings.word_embeddings.weight,
+                       teacher.bert.embeddings.word_embeddings.weight[:, stream])  # fmt: skip
+    whole = shrink(teacher, width=0.5, norms="whole")
+    assert whole.config.hidden_size == 16
+    assert whole.bert.embeddings.word_embeddings.embedding_dim == 16
+
+
+def test_norms_of_the_heard_are_those_of_what_is_left():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 5, 8), torch.randn(8), torch.randn(8)
+    keep = [0, 2, 3, 7]
+    masked = torch.zeros_like(x)
+    masked[..., keep] = x[..., keep]
+    with norms_of_the_heard():
+        layer = F.layer_norm(masked, (8,), weight, bias)
+        root = F.rms_norm(masked, (8,), weight)
+        mean = masked.square().mean(-1, keepdim=True)
+        other = masked.mean(1)
+        full = F.layer_norm(x, (8,), weight, bias)
+    assert torch.allclose(layer[..., keep], F.layer_norm(x[..., keep], (4,), weight[keep], bias[keep]), atol=1e-6)
+    assert layer[..., [1, 4, 5, 6]].abs().max() == 0
+    assert torch.allclose(root[..., keep], F.rms_norm(x[..., keep], (4,), weight[keep]), atol=1e-6)
+    assert torch.allclose(mean, x[..., keep].square().mean(-1, keepdim=True), atol=1e-6)
+    assert torch.equal(other, masked.mean(1))
+    assert torch.equal(full, F.layer_norm(x, (8,), weight, bias))
 
 
 def test_where_no_configuration_says_it_that_is_told():

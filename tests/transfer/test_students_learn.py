@@ -46,17 +46,17 @@ def test_it_starts_better_than_random_and_ends_better(kind):
     train, test = sentences(1500, 0), sentences(500, 1)
     taught = lb.distill(teacher, None, train=train, test=test, epochs=14, **SETTINGS)
     assert taught.scores["student"]["accuracy"] > 0.9
-    accuracy, steps = {}, {}
+    accuracy, first = {}, {}
     for arm in ("random", "inherited"):
         student = lb.transfer.shrink(teacher, width=0.5, seed=1)
         if arm == "inherited":
             assert lb.transfer.inherit(student, teacher, width="project", data=train).share == 1
-        start = lb.evaluate(student, test)
+        first[arm] = lb.evaluate(student, test)["accuracy"]
         run = lb.distill(student, teacher, train=train, test=test, epochs=2, **SETTINGS)
         accuracy[arm] = run.scores["student"]["accuracy"]
-        steps[arm] = start["nll"]
     cuts = lb.transfer.outline(student).cuts
     assert all(2 * cut.kept == cut.total for cut in cuts)
+    assert student.embed.embedding_dim == 12
     assert {cut.of for cut in cuts} == ({"units"} if kind == "lstm" else {"heads", "units"})
-    assert steps["inherited"] < steps["random"]
+    assert first["inherited"] > first["random"] + 0.1  # right more often; a cut network is also over-sure at first
     assert accuracy["inherited"] > accuracy["random"] + 0.05

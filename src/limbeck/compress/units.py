@@ -23,15 +23,20 @@ for _name, _edit in CUTS.items():
     edit(_name)(_edit)
 
 
-def coupled(model: nn.Module, evidence: Evidence) -> Coupling:
+def coupled(model: nn.Module, evidence: Evidence, *, norms: bool = False) -> Coupling:
     """The groups of units of `model` that may be cut, proved on the first samples of the evidence's batch.
+
+    Args:
+        model: in evaluation mode.
+        evidence: whose batch shows it.
+        norms: whether what a norm runs over counts too (see `couple`): not to prune, but to shape a new network.
 
     Raises:
         ModelError: the model cannot be called with the batch.
     """
     evidence.reader(model).probe(evidence.batch)
     few = _few(evidence)
-    return couple(model, _calling(evidence, few), few.values())
+    return couple(model, _calling(evidence, few), few.values(), norms=norms)
 
 
 def caller(evidence: Evidence) -> Callable[[nn.Module], Any]:

@@ -87,6 +87,8 @@ class Coupling:
     groups: tuple[Group, ...]
     left: tuple[Whole, ...]
     counts: tuple[Count, ...] = ()
+    norms: bool = False
+    """Whether norms run over what is left, so that pruned equals masked only if the masked network's norms do too."""
 
     def steps(self, model: nn.Module, removed: Mapping[str, Collection[int]]) -> list[Step]:
         """The edits that take units out.
@@ -147,22 +149,25 @@ def silence(model: nn.Module, coupling: Coupling, removed: Mapping[str, Collecti
                 tensor.index_fill_(place.dim, torch.tensor(sorted(indices), device=tensor.device), 0)
 
 
-def propose(model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable[Tensor]) -> Coupling:
+def propose(
+    model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable[Tensor], *, norms: bool = False
+) -> Coupling:
     """The groups that one pass shows, not yet proved, and all counts that might have to follow.
 
     Args:
         model: in evaluation mode. It is not changed.
         call: runs a model on a real batch and returns what it returned.
         entering: the tensors of that batch.
+        norms: whether what a norm runs over may be cut.
     """
-    seen = trace(model, call, entering)
+    seen = trace(model, call, entering, norms=norms)
     _bind_recurrent(model, seen)
     groups = _groups(model, seen)
     left = [
         Whole(group.name, "it has one unit, or its units hang together") for group in groups if len(group.units) < 2
     ]
     groups = [group for group in groups if len(group.units) > 1]
-    return Coupling(tuple(groups), (*_fixed(model, seen), *left), tuple(_counts(model, seen, groups)))
+    return Coupling(tuple(groups), (*_fixed(model, seen), *left), tuple(_counts(model, seen, groups)), norms)
 
 
 def _groups(model: nn.Module, seen: Trace) -> list[Group]:

@@ -23,9 +23,14 @@ Strips = tuple[Tensor, ...]
 
 
 class Labels:
-    """A union-find of labels, with a note for every class that must stay as it is."""
+    """A union-find of labels, with a note for every class that must stay as it is.
 
-    def __init__(self) -> None:
+    Args:
+        norms: whether what a norm runs over may be cut.
+    """
+
+    def __init__(self, norms: bool = False) -> None:
+        self.norms = norms
         self._parent: Ids = np.zeros(0, dtype=np.int64)
         self._count = 0
         self._fixed: dict[int, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.coupling import CUTS, Count, Coupling, Group, Whole, propose, silence
+from limbeck.core.heard import norms_of_the_heard
 from limbeck.core.surgery import run
 from limbeck.core.tracing import tensors_in
 
@@ -25,7 +27,7 @@ Choice = Mapping[str, Collection[int]]
 """For a group's name, the positions of units."""
 
 
-def couple(model: nn.Module, call: Call, entering: Iterable[Tensor]) -> Coupling:
+def couple(model: nn.Module, call: Call, entering: Iterable[Tensor], *, norms: bool = False) -> Coupling:
     """The groups of units that may be cut, each proved on the batch, and what is left whole and why.
 
     Args:
@@ -33,13 +35,15 @@ def couple(model: nn.Module, call: Call, entering: Iterable[Tensor]) -> Coupling
         call: runs a model on a real batch, two samples or more, and returns what it returned. A model in half
             precision is called in single precision.
         entering: the tensors of that batch.
+        norms: whether what a norm (or a mean) runs over may be cut. Then the masked network's norms run over what is
+            heard alone, and that pruned equals masked no longer says that a cut of silent units changes nothing.
     """
     private = _disturbed(model)
-    proposed = propose(private, call, entering)
+    proposed = propose(private, call, entering, norms=norms)
     proof = _Proof(private, call, proposed)
     usual = _usual(proposed.counts)
     proof.settle(list(proposed.groups), usual)
-    coupling = Coupling(tuple(proof.accepted), (*proposed.left, *proof.left), tuple(proof.counts))
+    coupling = Coupling(tuple(proof.accepted), (*proposed.left, *proof.left), tuple(proof.counts), norms)
     return coupling if proof.holds_apart(coupling) else _one_by_one(proof, coupling)
 
 
@@ -54,7 +58,9 @@ def difference(model: nn.Module, call: Call, coupling: Coupling, removed: Choice
         for step in coupling.steps(model, removed):
             run(CUTS, step.edit, pruned, step.at, step.detail)
         silence(masked, coupling, removed)
-        answers, expected = (list(tensors_in(call(net.eval()))) for net in (pruned, masked))
+        answers = list(tensors_in(call(pruned.eval())))
+        with norms_of_the_heard() if coupling.norms else nullcontext():
+            expected = list(tensors_in(call(masked.eval())))
     if [a.shape for a in answers] != [b.shape for b in expected]:
         return float("inf")
     worst = 0.0

@@ -251,11 +251,11 @@ def _by_groups(labels: Labels, x: Ids | None, w: dict[int, Ids], groups: int) ->
 
 
 def _normalized(op: Operation) -> list[Strips]:
-    """Layer norm and its kinds: what is normalised together cannot be thinned out."""
+    """Layer norm and its kinds: what is normalised together cannot be thinned out, unless norms may run over less."""
     x, over = op.args[0], len(op.args[1])
     along = op.labels.along(op.get(x))
     for dim in range(x.dim() - over, x.dim()):
-        if dim in along:
+        if dim in along and not op.labels.norms:
             op.labels.fix(along[dim], "a norm runs over them, and without some of them its result is another")
     affine = [aligned(op.get(t), x.dim()) for t in op.args[2:4] if isinstance(t, Tensor)]
     strips = op.labels.merged([op.labels.strips(along, x.dim()), *affine])

@@ -32,23 +32,26 @@ class Trace:
         passed: for each module whose own code handled units, by how many they are, the labels in each.
     """
 
-    def __init__(self) -> None:
-        self.labels = Labels()
+    def __init__(self, norms: bool = False) -> None:
+        self.labels = Labels(norms)
         self.places: dict[str, dict[int, Ids]] = {}
         self.tied: set[str] = set()
         self.read: set[int] = set()
         self.passed: dict[str, dict[int, list[Ids]]] = {}
 
 
-def trace(model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable[Tensor]) -> Trace:
+def trace(
+    model: nn.Module, call: Callable[[nn.Module], Any], entering: Iterable[Tensor], *, norms: bool = False
+) -> Trace:
     """Follow the units of every parameter through one pass.
 
     Args:
         model: in evaluation mode; its weights are read only.
         call: runs the model on a real batch and returns what it returned.
         entering: the batch's tensors, whose sizes no cut changes.
+        norms: whether what a norm runs over may be cut.
     """
-    seen = Trace()
+    seen = Trace(norms)
     seen.tied = {name for name, paths in owners_of(model).items() if len(paths) > 1}
     follower = _Follower(model, seen)
     for tensor in entering:

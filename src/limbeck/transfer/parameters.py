@@ -95,15 +95,16 @@ def inherit(
         carried = _narrowed(student, private, origins, evidence(), width, criterion, embeddings)
     rows, values = _planned(student, carried, origins)
     if not any(row.how != "left" for row in rows):
-        raise ModelError(_nothing(student, teacher, rows, carried.notes))
+        raise ModelError(_nothing(student, teacher, rows, [*carried.notes, *carried.whole]))
     with torch.no_grad():
         for name, value in values.items():
             named_tensors(student)[name].copy_(value)
+    whole = any(row.how == "left" for row in rows)
     return Inherited(
         tensors=tuple(rows),
         blocks={match.path: match.sources for match in matches},
         units=carried.units,
-        notes=tuple(carried.notes),
+        notes=(*carried.notes, *(carried.whole if whole else ())),
     )
 
 
@@ -115,6 +116,7 @@ class _Carried(NamedTuple):
     notes: Sequence[str] = ()
     changed: Mapping[str, str] = {}
     cut: frozenset[str] = frozenset()
+    whole: Sequence[str] = ()
 
 
 class _Evidence:
@@ -249,7 +251,7 @@ def _narrowed(  # noqa: PLR0917 - the settings of `inherit`
     embeddings: str,
 ) -> _Carried:
     """The teacher without the units that the student has no room for."""
-    coupling = coupled(teacher, evidence)
+    coupling = coupled(teacher, evidence, norms=True)
     first = {id(tensor): name for name, tensor in named_tensors(teacher).items()}
     every, ours = _every(teacher), named_tensors(student)
     heirs: dict[str, list[str]] = {}
@@ -281,9 +283,10 @@ def _narrowed(  # noqa: PLR0917 - the settings of `inherit`
     return _Carried(
         edited(teacher, changes),
         units,
-        [*wanted.notes, *notes, *whole],
+        [*wanted.notes, *notes],
         changed,
         frozenset(name for name, tensor in every.items() if id(tensor) in cut),
+        whole,
     )
 
 

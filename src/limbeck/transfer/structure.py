@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
 from limbeck.compress.base import Change, Evidence, Plan, Size, edited, hollow, predict
 from limbeck.compress.units import as_left, caller, changes_for, coupled
-from limbeck.core.check import positive
+from limbeck.core.check import one_of, positive
 from limbeck.core.coupling import Coupling, Group
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.proof import confirmed
@@ -35,6 +35,7 @@ def shrink(
     heads: float | None = None,
     macs: float | None = None,
     parameters: float | None = None,
+    norms: Literal["cut", "whole"] = "cut",
     example: Any = None,
     seed: int = 0,
 ) -> nn.Module:
@@ -53,6 +54,8 @@ def shrink(
         macs: instead of `width`: the multiply-accumulates an example that may be left; up to 1 a share of the
             teacher's, above it a number. The widest network that meets it is made.
         parameters: the same of parameters.
+        norms: whether what a layer or RMS norm runs over is "cut" too, such as the stream between the blocks of a
+            transformer; or stays "whole", so that the teacher without dead units is the same function.
         example: a batch of two samples or more as the teacher takes it: a tensor, a tuple of tensors or tensors by
             name. None finds one out for usual first layers and Hugging Face models.
         seed: of the weights.
@@ -61,7 +64,7 @@ def shrink(
         ConfigError: a number is out of range, two that exclude each other are given, or no network is small enough.
         ModelError: the teacher cannot be called, or no example could be found.
     """
-    asked = _Asked(width, depth, heads, macs, parameters)
+    asked = _Asked(width, depth, heads, macs, parameters, norms)
     asked.check(example)
     batch = batch_for(teacher, example, "shrink.example")
     evidence = Evidence(batch=batch)
@@ -102,9 +105,11 @@ class _Asked(NamedTuple):
     heads: float | None
     macs: float | None
     parameters: float | None
+    norms: str
 
     def check(self, example: Any) -> None:
         """Refuse what cannot be, before anything is called."""
+        one_of("shrink.norms", self.norms, ("cut", "whole"))
         for name in ("width", "depth", "heads"):
             if (share := getattr(self, name)) is not None:
                 positive(f"shrink.{name}", share)
@@ -149,7 +154,7 @@ def _widths(
     """The share of units that stay, the units of each group that go (the last ones), and the groups."""
     if asked.budget is None and asked.width in (None, 1.0) and asked.heads in (None, 1.0):
         return 1.0, {}, Coupling((), ())
-    coupling = coupled(model, evidence)
+    coupling = coupled(model, evidence, norms=asked.norms == "cut")
 
     def removed(share: float) -> dict[str, list[int]]:
         found = {}
