@@ -22,7 +22,7 @@ from limbeck.core.schedules import Linear
 from limbeck.core.sharding import whole
 from limbeck.objectives import as_objective
 from limbeck.train import Engine, Optimizer, State, Student, fit
-from limbeck.train.average import Average
+from limbeck.train.followers import Average
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(71, 5, generator=G, dtype=torch.float64)
@@ -91,7 +91,7 @@ def trained(objective: Any, size: int = 12, *, teacher: Any = None, **engine: An
     state = State()
     fit(
         called, master, batches, objective, Optimizer(rate=0.05).build(held), epochs=EPOCHS, engine=engine,
-        schedule=lb.schedules.OneCycle(), accumulate=-(-24 // size), clip=0.5, state=state, average=average,
+        schedule=lb.schedules.OneCycle(), accumulate=-(-24 // size), clip=0.5, state=state, followers=(average,),
     )  # fmt: skip
     assert state.step == EPOCHS * 3
     assert all(torch.equal(value, before[name]) for name, value in master.model.state_dict().items())

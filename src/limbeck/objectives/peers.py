@@ -134,7 +134,7 @@ class Each:
     Defaults: none to choose.
     Helps: labels for peers, `Each(term=Label())`, and a teacher for them, `Each(term=KL())`.
     Cost: P times that of the term inside.
-    Limits: terms on outputs: layers of a peer are read by their own names, as in "peers.0.layer2".
+    Limits: terms on outputs: layers of a peer are read by their own names, as in "peer.0.layer2".
     """
 
     kind: Literal["each"] = "each"
