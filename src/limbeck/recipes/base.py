@@ -17,21 +17,24 @@ from limbeck.core.setting import as_plain, build, setting, tagged
 from limbeck.data import SOURCES, Augment
 from limbeck.examining import Evidence
 from limbeck.models import MODELS
-from limbeck.objectives import TERMS, as_objective
+from limbeck.objectives import Term, as_objective
+from limbeck.objectives.term import AnyTerm
 from limbeck.targets import CODECS, Dense
-from limbeck.train import Training
+from limbeck.train import Stage, Training, Tuning
+from limbeck.train.stages import check_stages, terms_of
 
 if TYPE_CHECKING:
     AnyCodec = Any
     AnyData = Any
     AnyModel = Any
-    AnyTerm = Any
 else:
-    AnyCodec, AnyData, AnyModel, AnyTerm = (tagged(table) for table in (CODECS, SOURCES, MODELS, TERMS))
+    AnyCodec, AnyData, AnyModel = (tagged(table) for table in (CODECS, SOURCES, MODELS))
 
 _TENSORS = "save the network's state_dict() as safetensors, or with torch.save; code in a file is never run"
 
 __all__ = ["AnyData", "AnyTerm", "Arm", "Kept", "Master", "Recipe", "override", "read", "show"]
+
+_TAKEN = ("teacher", "random", "fresh", "inherit")
 
 R = TypeVar("R")
 
@@ -47,6 +50,13 @@ class Arm:
         epochs: where an arm needs another number of passes for an equal number of steps (fewer samples).
         labelled_only: leave samples without a label out.
         ema: decay of a moving average of this arm's weights; the recipe's own training decides when None.
+        teacher: who teaches it: "teacher", which is the recipe's, or other arms by name, whose students of the same
+            seed do; several are an ensemble, the mean of their logits.
+        student: the network, where it is not the recipe's student.
+        start: the weights it begins with: "random", which are the same for all arms with one network at a seed;
+            "fresh", drawn for this arm; or those that "teacher" or another arm ended with.
+        stages: the training in stages, whose epochs add up to those of the other arms for an equal budget.
+        tuning: which parts learn, and how fast; the recipe's own training decides when None.
     """
 
     label: str
@@ -55,10 +65,26 @@ class Arm:
     epochs: int | None = None
     labelled_only: bool = False
     ema: float | None = None
+    teacher: str | tuple[str, ...] | None = None
+    student: AnyModel | None = None
+    start: str = "random"
+    stages: tuple[Stage, ...] = ()
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an arm that matches nothing."""
+        """Refuse an arm that matches nothing, or whose stages cannot be told apart."""
         as_objective(self.objective)
+        check_stages("arms.stages", self.stages)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms, of all stages."""
+        return terms_of(self.objective, self.stages)
+
+    @property
+    def taught(self) -> bool:
+        """Whether anything of a teacher is matched."""
+        return any(term.needs().teacher for term in self.terms)
 
 
 @setting
@@ -151,12 +177,12 @@ class Recipe:
             raise ConfigError(
                 problem("baseline", f"there is no arm {self.baseline!r}", nearest(self.baseline, self.arms))
             )
-        if self.baseline is not None and any(t.needs().teacher for t in self.arms[self.baseline].objective):
+        if self.baseline is not None and self.arms[self.baseline].taught:
             mend = "name the arm that learns from labels alone, or set baseline to null where there is none"
             raise ConfigError(problem("baseline", f"the arm {self.baseline!r} has a teacher", mend))
         for name in self.arms:
-            if not name.replace("-", "").replace("_", "").isalnum() or name == "teacher":
-                mend = "use letters, digits, - and _; `teacher` is taken"
+            if not name.replace("-", "").replace("_", "").isalnum() or name in _TAKEN:
+                mend = f"use letters, digits, - and _; {', '.join(f'`{word}`' for word in _TAKEN)} are taken"
                 raise ConfigError(problem("arms", f"{name!r} cannot be the name of an arm", mend))
 
 

@@ -22,9 +22,11 @@ from limbeck.job import Job, evaluation
 from limbeck.member import Result, train_member
 from limbeck.metrics import stability
 from limbeck.objectives import Label
+from limbeck.recipes.arms import needs, order, student_of, teacher_of
 from limbeck.recipes.base import Arm, Recipe
 from limbeck.recipes.build import built, loaded_teacher
 from limbeck.recipes.remember import remember_for, teacher_names
+from limbeck.staging import records
 from limbeck.teachers import ModuleTeacher
 from limbeck.teachers.signal import Teaching
 
@@ -101,18 +103,31 @@ class _Seed:
         fix = teacher.normalize.after(applied) if teacher.normalize is not None else None
         self.elder = Subject(teacher.model, normalize=fix)
         self._note("teacher", record, self.elder, teacher.model)
-        master = self._remembered(teacher)
-        for name in recipe.arms:
-            job = job_of(recipe, name, self.splits, master, seed=seed, show=self.show)
+        answers = self._remembered(teacher)
+        ended: dict[str, nn.Module] = {"teacher": teacher.model}
+        for name in order(recipe):
+            if self._lacks(name, ended):
+                continue
+            master = teacher_of(recipe, name, teacher, answers, ended)
+            job = job_of(recipe, name, self.splits, master, ended=ended, seed=seed, show=self.show)
             result = self._tried(job)
             entry: dict[str, Any] = {"rate": job.training.optimizer.rate, "seed": seed}
             entry |= {"diverged": self._broke(job, result), "accuracy": _accuracy(result)}
             self.made.rates.setdefault(name, []).append(entry)
             if result is not None:
+                ended[name] = result.student
                 self._note(name, result.record(seed), Subject(result.student), result.student, job)
             for factor in recipe.rates:
                 if factor != 1:
-                    self._at_rate(name, factor, master)
+                    self._at_rate(name, factor, master, ended)
+
+    def _lacks(self, name: str, ended: Mapping[str, nn.Module]) -> bool:
+        """Whether an arm that this one needs broke down; then it is left out too, and said so."""
+        missing = [other for other in needs(self.recipe, name) if other not in ended]
+        if missing:
+            self.made.notes.append(f"{name}, seed {self.seed}: left out, because it needs {missing[0]}, which was.")
+            self.say(f"{name:>12}  seed {self.seed}  left out")
+        return bool(missing)
 
     def _note(
         self, name: str, record: dict[str, Any], subject: Subject, model: nn.Module, job: Job | None = None
@@ -133,7 +148,7 @@ class _Seed:
             return before[0]
         home = self.folder.checkpoints(name, self.seed)
         trained_on = job.train if job is not None else self.taught.train
-        lines = [line for line in self.folder.lines if (line.get("arm"), line.get("seed")) == (name, self.seed)]
+        lines = records(self.folder.lines, name, self.seed, job.stages if job is not None else ())
         elder = self.elder if name != "teacher" else None
         found = examine(
             subject, self.how, train=trained_on, val=self.splits.val, test=self.splits.test, teacher=elder,
@@ -152,9 +167,9 @@ class _Seed:
             write_json(file, found)
         return found
 
-    def _at_rate(self, name: str, factor: float, master: Teaching) -> None:
+    def _at_rate(self, name: str, factor: float, master: Teaching | None, ended: Mapping[str, nn.Module]) -> None:
         """An arm once more, at another rate."""
-        job = job_of(self.recipe, name, self.splits, master, seed=self.seed, show=self.show, factor=factor)
+        job = job_of(self.recipe, name, self.splits, master, ended=ended, seed=self.seed, show=self.show, factor=factor)
         result = self._tried(job)
         broke = self._broke(job, result)
         entry = {"rate": job.training.optimizer.rate, "seed": self.seed, "diverged": broke}
@@ -183,8 +198,7 @@ class _Seed:
     def _broke(self, job: Job, result: Result | None) -> bool:
         if result is None:
             return True
-        mine = (job.arm, job.seed)
-        steps = [x for x in self.folder.lines if x["kind"] == "step" and (x["arm"], x["seed"]) == mine]
+        steps = [x for x in records(self.folder.lines, job.arm, job.seed, job.stages) if x["kind"] == "step"]
         recalls, samples = result.scores.get("recall_per_class", ()), result.scores["samples"]
         return stability.diverged([x["loss"] for x in steps], recalls=recalls, samples=samples)
 
@@ -235,17 +249,18 @@ def _line(name: str, seed: int, record: Mapping[str, Any]) -> str:
 
 
 def job_of(
-    recipe: Recipe, name: str, splits: Splits, teacher: Teaching, *, seed: int, show: bool, factor: float = 1
-) -> Job:
-    """The training of an arm; `factor` multiplies its rate."""
+    recipe: Recipe, name: str, splits: Splits, teacher: Teaching | None, *, seed: int, show: bool, factor: float = 1,
+    ended: Mapping[str, nn.Module] | None = None,
+) -> Job:  # fmt: skip
+    """The training of an arm, after those that have ended; `factor` multiplies its rate."""
     each = recipe.arms[name]
     train = splits.train
     if each.labelled_only and train.labels is not None:  # the other case was refused before
         train = train.subset((train.labels >= 0).nonzero().flatten())
     member = name if factor == 1 else f"{name}@{factor:g}"
     return Job(
-        student=built(recipe.student, splits.train, seed, "student"),
-        teacher=teacher if any(term.needs().teacher for term in each.objective) else None,
+        student=student_of(recipe, name, splits, ended or {}, seed=seed),
+        teacher=teacher,
         train=train,
         val=splits.val,
         test=splits.test,
@@ -257,6 +272,7 @@ def job_of(
         folder_name=member,
         workers=recipe.workers,
         show=show,
+        stages=tuple(s if s.rate is None else dataclasses.replace(s, rate=factor * s.rate) for s in each.stages),
     )
 
 
@@ -264,8 +280,10 @@ def _settings(recipe: Recipe, each: Arm, factor: float) -> Any:
     training = recipe.training
     rate = factor * (training.optimizer.rate if each.rate is None else each.rate)
     training = dataclasses.replace(training, optimizer=dataclasses.replace(training.optimizer, rate=rate))
-    epochs = training.epochs if each.epochs is None else each.epochs
-    return dataclasses.replace(training, epochs=epochs, ema=training.ema if each.ema is None else each.ema)
+    epochs = sum(stage.epochs for stage in each.stages) or each.epochs or training.epochs
+    tuning = training.tuning if each.tuning is None else each.tuning
+    ema = training.ema if each.ema is None else each.ema
+    return dataclasses.replace(training, epochs=epochs, ema=ema, tuning=tuning)
 
 
 def teacher_job(recipe: Recipe, model: nn.Module, taught: Splits, splits: Splits, *, seed: int, show: bool) -> Job:

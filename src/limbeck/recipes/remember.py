@@ -7,6 +7,7 @@ from pathlib import Path
 
 from limbeck.core.errors import ConfigError, problem
 from limbeck.data import Source
+from limbeck.recipes.arms import teachers
 from limbeck.recipes.base import Kept, Recipe
 from limbeck.recipes.build import loaded_teacher
 from limbeck.remembering import remember
@@ -20,8 +21,9 @@ Say = Callable[[str], None]
 
 
 def teacher_names(recipe: Recipe) -> list[str]:
-    """What the arms read of the teacher."""
-    return sorted({name for arm in recipe.arms.values() for term in arm.objective for name in term.needs().teacher})
+    """What the arms that it teaches alone read of the recipe's teacher."""
+    own = [arm for arm in recipe.arms.values() if teachers(arm) == ("teacher",)]
+    return sorted({name for arm in own for term in arm.terms for name in term.needs().teacher})
 
 
 def remember_for(

@@ -21,7 +21,8 @@ from limbeck.examining import Subject
 from limbeck.findings import findings
 from limbeck.member import check
 from limbeck.pictures import looked_at, worst_disagreements
-from limbeck.recipes.base import Recipe
+from limbeck.recipes.arms import budgets, helps, model_of, order, teacher_of
+from limbeck.recipes.base import Arm, Recipe
 from limbeck.recipes.build import built, loaded_teacher, shape_of
 from limbeck.recipes.members import Members, job_of, members, teacher_job
 from limbeck.replaying import check_views
@@ -72,6 +73,7 @@ def check_recipe(recipe: Recipe, taught: Splits, splits: Splits, out: object) ->
     Raises:
         LimbeckError: the input is at fault.
     """
+    order(recipe)
     if not splits.train.classes:
         raise DataError(problem("data", "it has no labels, so there are no classes to tell apart", "give labels"))
     for each in recipe.arms.values():
@@ -88,25 +90,31 @@ def check_recipe(recipe: Recipe, taught: Splits, splits: Splits, out: object) ->
         model = built(recipe.teacher.model, splits.train, recipe.seed, "teacher")
         teacher = ModuleTeacher(model)
         check(teacher_job(recipe, model, taught, splits, seed=recipe.seed, show=False))
-    for name in recipe.arms:
-        check(job_of(recipe, name, splits, teacher, seed=recipe.seed, show=False))
+    ended = {"teacher": teacher.model}  # as they are before they are trained
+    for name in order(recipe):
+        master = teacher_of(recipe, name, teacher, teacher, ended)
+        job = job_of(recipe, name, splits, master, ended=ended, seed=recipe.seed, show=False)
+        check(job)
+        ended[name] = job.student
 
 
 def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *, seconds: float) -> Outcome:
     """Put everything beside each other, and write what a finished run holds."""
-    shown = next((name for name in recipe.arms if name != recipe.baseline), next(iter(recipe.arms)))
-    pair = {"teacher": Subject(made.kept["teacher"]), "student": Subject(made.kept[shown])}
+    shown = _shown(recipe)
+    # Arms share a footprint where they share the recipe's student.
+    kinds = {name: name if each.student is not None else "student" for name, each in recipe.arms.items()}
+    pair = {"teacher": Subject(made.kept["teacher"]), **{k: Subject(made.kept[name]) for name, k in kinds.items()}}
     measured = footprints(pair, splits.train)
     words = _said(recipe.teacher.model)
     arms = {"teacher": arm("teacher", "Teacher", words, runs=made.runs["teacher"], footprint=measured.get("teacher"))}
     for name, each in recipe.arms.items():
         arms[name] = arm(
-            "plain" if name == recipe.baseline else "distilled",
+            _role(recipe, name),
             each.label,
-            _said(recipe.student),
-            objective=each.objective,
+            _said(model_of(recipe, name)) + _staged(each),
+            objective=each.terms,
             runs=made.runs[name],
-            footprint=measured.get("student"),
+            footprint=measured.get(kinds[name]),
         )
     costs = _costs(recipe, splits, folder, made) if first() else Costs()
     remembered = () if recipe.targets is None else (_remembered_note(recipe, splits.train),)
@@ -117,13 +125,13 @@ def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *
         arms=arms,
         classes=splits.train.class_names,
         baseline=recipe.baseline,
-        notes=(*remembered, *_missing(recipe), *made.notes, *costs.notes, *incidents(folder.lines)),
+        notes=(*remembered, *budgets(recipe), *_missing(recipe), *made.notes, *costs.notes, *incidents(folder.lines)),
     )
     evidence = _evidence(recipe, splits, made, shown, costs=costs.arms) if first() else {}
     page = None
     if folder.path is not None and first():
         base = {
-            "model": as_plain(recipe.student),
+            "model": as_plain(model_of(recipe, shown)),
             "shape": list(shape_of(splits.train)),
             "classes": splits.train.classes,
         }
@@ -131,6 +139,23 @@ def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *
         folder.finish(said, seconds, evidence=evidence)
         page = report.render(folder.path)
     return Outcome(said, evidence, folder, page)
+
+
+def _shown(recipe: Recipe) -> str:
+    """The arm whose student is kept: the first beside the baseline that no other arm needs."""
+    beside = [name for name in recipe.arms if name != recipe.baseline]
+    return next((name for name in beside if not helps(recipe, name)), next(iter(beside or recipe.arms)))
+
+
+def _role(recipe: Recipe, name: str) -> str:
+    if name == recipe.baseline:
+        return "plain"
+    return "teacher" if recipe.arms[name].student is not None and helps(recipe, name) else "distilled"
+
+
+def _staged(each: Arm) -> str:
+    said = ", ".join(f"{stage.name} for {stage.epochs} epochs" for stage in each.stages)
+    return f", in stages: {said}" if said else ""
 
 
 def _costs(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members) -> Costs:

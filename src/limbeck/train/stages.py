@@ -10,17 +10,17 @@ from limbeck.core.check import whole
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.schedules import SCHEDULES
 from limbeck.core.setting import setting, tagged
-from limbeck.objectives import TERMS, Term, as_objective
+from limbeck.objectives import Term, as_objective
+from limbeck.objectives.term import AnyTerm
 from limbeck.train.settings import Training
 from limbeck.train.tuning import Tuning
 
 if TYPE_CHECKING:
-    AnyTerm = Any
     AnySchedule = Any
 else:
-    AnyTerm, AnySchedule = tagged(TERMS), tagged(SCHEDULES)
+    AnySchedule = tagged(SCHEDULES)
 
-__all__ = ["AnyTerm", "Stage", "check_stages", "terms_of"]
+__all__ = ["Stage", "check_stages", "terms_of"]
 
 
 @setting
