@@ -11,6 +11,7 @@ from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
 from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet
 from limbeck.recipes.digits import digits
+from limbeck.recipes.digits_collective import digits_mutual, digits_self
 from limbeck.recipes.remember import part, remember_recipe, told
 from limbeck.recipes.run import Outcome, run_recipe
 from limbeck.recipes.squeeze import Squeeze, squeeze_recipe
@@ -42,6 +43,8 @@ R = TypeVar("R")
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
+    "digits-mutual": digits_mutual,
+    "digits-self": digits_self,
     "cifar10-conv": cifar10_conv,
     "cifar10-resnet": cifar10_resnet,
 }
