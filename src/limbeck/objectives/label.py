@@ -21,7 +21,7 @@ from limbeck.core.schedules import Number
 from limbeck.core.setting import setting
 from limbeck.core.types import Named, Needs
 from limbeck.objectives.divergence import kl
-from limbeck.objectives.logspace import Reduction, expected, reduce, widened
+from limbeck.objectives.logspace import Reduction, expected, reduce, softened, widened
 from limbeck.objectives.term import Formula, OnOutput, check_weight
 
 __all__ = ["Chosen", "Label", "TeacherFree", "label_cross_entropy", "teacher_free"]
@@ -55,7 +55,13 @@ def chosen(where: str, logits_BC: Tensor, y: Tensor, *, ignore: int = -1) -> Cho
 
 
 def label_cross_entropy(
-    student_BC: Tensor, y: Tensor, *, smoothing: float = 0.0, ignore: int = -1, reduction: Reduction = "mean"
+    student_BC: Tensor,
+    y: Tensor,
+    *,
+    smoothing: float = 0.0,
+    temperature: float = 1.0,
+    ignore: int = -1,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Cross-entropy with true labels; a sample without a label (`ignore`, or an all-zero soft label) costs nothing.
 
@@ -63,6 +69,7 @@ def label_cross_entropy(
         student_BC: student logits [..., C].
         y: class numbers [...], or soft labels [..., C] as mixing makes them (they may be narrower than the logits).
         smoothing: share of the label spread evenly over all classes (Szegedy et al. 2016, section 7).
+        temperature: the logits are divided by it before the softmax, with no factor to make up for it.
         ignore: the class number of samples without a label; -1 always is one.
         reduction: "none" gives one value per example, [...].
 
@@ -70,8 +77,10 @@ def label_cross_entropy(
         ShapeError: labels and logits do not line up.
         DataError: a label is no class of the student's.
 
-    Source: Szegedy et al. 2016, "Rethinking the inception architecture", section 7, for the smoothing.
+    Source: Szegedy et al. 2016, "Rethinking the inception architecture", section 7, for the smoothing;
+    Papernot et al. 2016, "Distillation as a defense to adversarial perturbations", section IV, for the temperature.
     """
+    student_BC = softened("label", student_BC, temperature)
     if y.is_floating_point():
         log_s = widened(student_BC).log_softmax(-1)
         if y.shape[:-1] != log_s.shape[:-1] or y.shape[-1] > log_s.shape[-1]:
@@ -154,9 +163,9 @@ class Label(OnOutput):
     """Match the true labels. The formula is `label_cross_entropy`.
 
     Matches: the labels; no teacher takes part.
-    Formula: −log s of the label; Σ −y log s for soft labels; 0 where there is none.
+    Formula: −log s of the label; Σ −y log s for soft labels; 0 where there is none. s = softmax(logits / T).
     Source: Szegedy et al. 2016, section 7, for the smoothing.
-    Defaults: no smoothing: a teacher's soft answers beside it do that work.
+    Defaults: T = 1 and no smoothing: a teacher's soft answers beside it do that work.
     Helps: beside any other term, wherever labels are right.
     Cost: one softmax.
     Limits: samples without a label count in the mean, so it weighs by the share of labels in a batch.
@@ -164,6 +173,7 @@ class Label(OnOutput):
 
     kind: Literal["label"] = "label"
     smoothing: float = 0.0
+    temperature: float = 1.0
     ignore: int = -1
 
     def __post_init__(self) -> None:
@@ -171,6 +181,7 @@ class Label(OnOutput):
         check_weight(self.kind, self.weight)
         if not 0 <= self.smoothing < 1:
             raise ConfigError(problem("label.smoothing", f"{self.smoothing} is no share", "give 0 or more, below 1"))
+        positive("label.temperature", self.temperature)
 
     def needs(self) -> Needs:
         """The student's output and the labels; no teacher."""
@@ -178,7 +189,7 @@ class Label(OnOutput):
 
     def __call__(self, student: Named, teacher: Named, batch: Named) -> Tensor:  # noqa: ARG002
         """One value per example."""
-        given = {"smoothing": self.smoothing, "ignore": self.ignore}
+        given = {"smoothing": self.smoothing, "temperature": self.temperature, "ignore": self.ignore}
         return label_cross_entropy(student[self.on], batch["y"], **given, reduction="none")  # type: ignore[arg-type]
 
 
