@@ -20,6 +20,7 @@ from typing import Any
 
 from limbeck.core.setting import as_plain
 from limbeck.objectives import TERMS
+from limbeck.recipes import digits_teaching
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs" / "methods"
@@ -33,6 +34,10 @@ TASKS = {
 }
 
 
+STRATEGIES = {name.replace("_", "-"): getattr(digits_teaching, name) for name in digits_teaching.__all__}
+"""Ways of teaching that are more than a term: each is a recipe, and its docstring a card."""
+
+
 INTRODUCTION = """
 Every objective alone beside the labels: same student, same initial weights, same data order, same number of steps, test
 scores after the last epoch, three seeds. The rate is tuned for the plain student, and `kd_tuned` is plain KD with
@@ -43,7 +48,7 @@ spans 0 shows nothing either way.
 """
 
 
-def sections(term: type) -> tuple[str, dict[str, str]]:
+def sections(term: Any) -> tuple[str, dict[str, str]]:
     """The promise, and what stands under each heading."""
     said = inspect.getdoc(term) or ""
     promise = said.partition("\n")[0]
@@ -200,6 +205,23 @@ def results() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def strategy(name: str) -> str:
+    """The page of one strategy: what its recipe says of it."""
+    promise, found = sections(STRATEGIES[name])
+    lines = [f"# {name}", "", promise, ""]
+    for heading in HEADINGS:
+        said = found.get(heading, "")
+        lines += [f"**{heading}.** {said[:1].upper()}{said[1:]}", ""]
+    lines += [
+        "```bash",
+        f"limbeck run {name}",
+        "```",
+        "",
+        "How it is put together: [stages, chains, fine-tuning](../stages.md).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _left_out(arms: set[str]) -> list[str]:
     """What to say of arms that others have and this one has not."""
     return [f"Not run here, for want of time: {', '.join(sorted(arms))}."] if arms else []
@@ -221,13 +243,20 @@ def index() -> str:
         "| term | what it does |",
         "|---|---|",
         *(f"| [{kind}]({kind}.md) | {sections(term)[0]} |" for kind, term in TERMS.items()),
+        "",
+        "Strategies, which say who teaches, in which order, and from which weights ([how](../stages.md)):",
+        "",
+        "| recipe | what it does |",
+        "|---|---|",
+        *(f"| [{name}]({name}.md) | {sections(made)[0]} |" for name, made in STRATEGIES.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
 def pages() -> dict[str, str]:
     """Every page by its file name."""
-    return {"README.md": index(), "results.md": results(), **{f"{kind}.md": card(kind) for kind in TERMS}}
+    strategies = {f"{name}.md": strategy(name) for name in STRATEGIES}
+    return {"README.md": index(), "results.md": results(), **{f"{kind}.md": card(kind) for kind in TERMS}, **strategies}
 
 
 def main() -> None:

@@ -149,8 +149,8 @@ def test_samples_without_a_label_are_left_out():
     assert robustness(lambda given: {"logits": given["x"]}, [batch])["clean"] == pytest.approx(2 / 3)
 
 
-def test_logits_a_hundred_times_larger_fool_an_attack_on_the_loss_and_not_one_on_the_margin():
-    """The gradient of a softmax that is sharp beyond rounding is zero: robust in looks alone (Carlini & Wagner 2017)."""
+def test_much_larger_logits_fool_an_attack_on_the_loss_and_not_one_on_the_margin():
+    """A softmax that is sharp beyond rounding has no gradient: robust in looks alone (Carlini & Wagner 2017)."""
     torch.manual_seed(0)
     model = Linear(64)
     x = torch.rand(40, 1, 8, 8)

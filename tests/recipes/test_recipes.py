@@ -130,6 +130,13 @@ def test_a_change_to_what_cannot_be_is_refused(change):
         override(find("digits"), [change], "x")
 
 
+def shorter(arm: Arm) -> Arm:
+    """The arm with an epoch, or an epoch a stage, in which everything learns from the start."""
+    stages = tuple(dataclasses.replace(stage, epochs=1) for stage in arm.stages)
+    tuning = arm.tuning and dataclasses.replace(arm.tuning, thaw=None)
+    return dataclasses.replace(arm, epochs=arm.epochs and 1, stages=stages, tuning=tuning)
+
+
 def small(name: str, folder: Path) -> Recipe:
     """The recipe on data of two steps, on images of 8x8 and with networks of 8 layers."""
     recipe = RECIPES[name]()
@@ -154,7 +161,7 @@ def small(name: str, folder: Path) -> Recipe:
             training=dataclasses.replace(recipe.teacher.training, **batch),
         ),
         student=shallow.get(getattr(recipe.student, "depth", None), recipe.student),
-        arms={key: dataclasses.replace(arm, epochs=arm.epochs and 1) for key, arm in recipe.arms.items()},
+        arms={key: shorter(arm) for key, arm in recipe.arms.items()},
         training=dataclasses.replace(recipe.training, **batch),
         seeds=1,
     )

@@ -37,18 +37,18 @@ def document(
         split: which data the scores are from.
         arms: by name: role, label, describe, objective, footprint, and `runs`, one a seed, each with its `scores`.
         classes: names of the classes.
-        baseline: the arm to which distilled arms are compared, run by run, over the seeds both have.
+        baseline: the arm to which other students are compared, run by run, over the seeds both have.
         notes: what a reader must know besides.
     """
     said = list(notes)
     comparisons = []
     for name, arm in arms.items():
-        if baseline is not None and baseline in arms and arm["role"] == "distilled":
+        if baseline is not None and baseline in arms and arm["role"] in ("distilled", "student"):
             rows = [_compare(name, arm, baseline, arms[baseline], metric) for metric in _COMPARED]
             known = [row for row in rows if row]
             comparisons += known
             if known and known[0]["verdict"] != "better":
-                said.append(_not_better(arm["label"], arms[baseline]["label"], known[0]))
+                said.append(_not_better(arm, arms[baseline]["label"], known[0]))
     said += [note for arm in arms.values() if (note := _peers(arm))]
     runs = [run for arm in arms.values() for run in arm["runs"]]
     return {
@@ -143,11 +143,12 @@ def _peers(arm: Mapping[str, Any]) -> str:
     )
 
 
-def _not_better(label: str, base: str, row: Mapping[str, Any]) -> str:
+def _not_better(arm: Mapping[str, Any], base: str, row: Mapping[str, Any]) -> str:
+    label, what = arm["label"], "distillation" if arm["role"] == "distilled" else "it"
     share = row["metric"] in _SHARES
     apart = f"{100 * row['mean']:+.2f} points" if share else f"{row['mean']:+.4g} in {row['metric'].upper()}"
     if row["verdict"] == "worse":
-        return f"{label} is worse than {base} ({apart}): distillation does harm in this setting."
+        return f"{label} is worse than {base} ({apart}): {what} does harm in this setting."
     if row["low"] is None:
         return f"{label} against {base}: {apart} with one seed, whose spread is unknown: run more seeds."
     return f"{label} is not clearly better than {base} ({apart}; the interval holds zero)."

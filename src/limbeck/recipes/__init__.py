@@ -11,7 +11,15 @@ from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
 from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet
 from limbeck.recipes.digits import digits
-from limbeck.recipes.digits_collective import digits_mutual, digits_self
+from limbeck.recipes.digits_collective import digits_defensive, digits_mutual, digits_noisy_student, digits_self
+from limbeck.recipes.digits_teaching import (
+    digits_assistant,
+    digits_born_again,
+    digits_early_teacher,
+    digits_ensemble,
+    digits_finetune,
+    digits_stages,
+)
 from limbeck.recipes.remember import part, remember_recipe, told
 from limbeck.recipes.run import Outcome, run_recipe
 from limbeck.recipes.squeeze import Squeeze, squeeze_recipe
@@ -45,6 +53,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
     "digits-mutual": digits_mutual,
     "digits-self": digits_self,
+    "digits-noisy-student": digits_noisy_student,
+    "digits-defensive": digits_defensive,
+    "digits-stages": digits_stages,
+    "digits-assistant": digits_assistant,
+    "digits-born-again": digits_born_again,
+    "digits-ensemble": digits_ensemble,
+    "digits-early-teacher": digits_early_teacher,
+    "digits-finetune": digits_finetune,
     "cifar10-conv": cifar10_conv,
     "cifar10-resnet": cifar10_resnet,
 }

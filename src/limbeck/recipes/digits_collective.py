@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from limbeck.core.schedules import Linear, OneCycle
-from limbeck.data import Digits
+from limbeck.data import Augment, Digits
 from limbeck.examining import Evidence
 from limbeck.models import MLP, PeersOf
 from limbeck.objectives import KL, Each, Exits, Label, Mutual, TeacherFree
@@ -17,7 +17,7 @@ from limbeck.recipes.base import Arm, Master, Recipe
 from limbeck.teachers.own import SelfTeaching
 from limbeck.train import Optimizer, Training
 
-__all__ = ["digits_mutual", "digits_self"]
+__all__ = ["digits_defensive", "digits_mutual", "digits_noisy_student", "digits_self"]
 
 _LABELS = (Label(),)
 _TAUGHT = (KL(temperature=2.0, weight=0.5), Label(weight=0.5))
@@ -102,5 +102,76 @@ def digits_self() -> Recipe:
             "smoothed": Arm(label="Smoothed labels", objective=(Label(smoothing=0.1),)),
             "virtual": Arm(label="Virtual teacher", objective=(Label(weight=0.5), TeacherFree(weight=0.5))),
             "distilled": Arm(label="One larger teacher", objective=_TAUGHT),
+        },
+    )
+
+
+def digits_noisy_student() -> Recipe:
+    """Let a teacher that had few labels answer for many samples without, to a student that has it harder.
+
+    Matches: the teacher's soft answers on all samples, labelled or not, under strong augmentation and dropout.
+    Formula: KL to the teacher's answers, beside labels where there are some; the student is no smaller than its
+        teacher, and becomes the teacher of the next.
+    Source: Xie et al. 2020 (Noisy student), section 2.
+    Defaults: soft answers; crops, rotation, erasing and half the units dropped; two rounds.
+    Helps: few labels and many samples of the same kind without.
+    Cost: a training a round.
+    Limits: the teacher answers to the augmented sample that the student sees, without dropout, where the paper asks it
+        about the clean one. A teacher that is often wrong is copied in that, too.
+    """
+    student = MLP(hidden=(128, 128), dropout=0.3)
+    told = (KL(temperature=1.0), Label(weight=0.5))
+    return _recipe(
+        title="digits-noisy-student",
+        story=(
+            "Handwritten digits, 60 labels. The teacher learned from these; a student of the same size learns from the "
+            "teacher's answers to all samples, labelled or not, under augmentation and dropout, and then teaches one "
+            "more. Beside them the student on labels alone, and one that is taught without dropout. Same steps."
+        ),
+        data=Digits(labelled=60),
+        teacher=Master(
+            model=MLP(hidden=(128, 128)),
+            training=Training(epochs=400, batch_size=60, optimizer=Optimizer(rate=0.05), schedule=OneCycle()),
+            data=None,
+        ),
+        student=student,
+        augment=Augment(crop=1, rotate=10, erase=0.2),
+        arms={
+            "plain": Arm(label="Labels alone", objective=_LABELS, epochs=220, labelled_only=True),
+            "second": Arm(label="Noisy student, second round", objective=told, teacher="first", start="fresh"),
+            "first": Arm(label="Noisy student, first round", objective=told),
+            "calm": Arm(label="Without dropout", objective=told, student=MLP(hidden=(128, 128))),
+        },
+    )
+
+
+def digits_defensive() -> Recipe:
+    """Distil at a high temperature and answer without it: harder to attack in looks, as its own measure shows.
+
+    Matches: the soft answers, at T = 20, of a network of the same form that learned its labels at T = 20.
+    Formula: CE(softmax(z / T), y) for the first, T² KL at T for the second; both answer with softmax(z).
+    Source: Papernot et al. 2016 (Defensive distillation), section IV; Carlini & Wagner 2017, sections V and VIII.
+    Defaults: T = 20, as in both papers' middle range.
+    Helps: nobody, as a defence. It is here to be measured: logits grow T-fold, so that the loss an attack climbs has a
+        gradient of zero. An attack on the margin, which is blind to scale, finds its way.
+    Cost: two trainings.
+    Limits: read the attack on the margin, not PGD on the loss; where the two differ, gradients are masked.
+    """
+    return _recipe(
+        title="digits-defensive",
+        story=(
+            "Handwritten digits. Plain, at a high temperature, and distilled from that at the same temperature, each "
+            "attacked twice: on its loss, which a sharp softmax hides, and on the margin between logits, which nothing "
+            "hides. What withstands the first and not the second is not robust."
+        ),
+        data=Digits(),
+        student=MLP(hidden=(64, 64)),
+        evidence=Evidence(measures=("robustness",)),
+        arms={
+            "plain": Arm(label="Plain student", objective=_LABELS),
+            "defensive": Arm(
+                label="Defensive distillation", objective=(KL(temperature=20.0, weight=0.05),), teacher="hot", epochs=60
+            ),
+            "hot": Arm(label="Labels at T = 20", objective=(Label(temperature=20.0, weight=20.0),), epochs=60),
         },
     )

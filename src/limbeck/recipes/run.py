@@ -151,7 +151,10 @@ def _shown(recipe: Recipe) -> str:
 def _role(recipe: Recipe, name: str) -> str:
     if name == recipe.baseline:
         return "plain"
-    return "teacher" if recipe.arms[name].student is not None and helps(recipe, name) else "distilled"
+    arm = recipe.arms[name]
+    if arm.student is not None and helps(recipe, name):
+        return "teacher"
+    return "distilled" if arm.taught else "student"
 
 
 def _staged(each: Arm) -> str:

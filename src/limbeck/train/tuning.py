@@ -34,10 +34,10 @@ class Tuning:
         thaw: pattern -> after how many epochs it begins to learn (gradual unfreezing: Howard & Ruder 2018, sec. 3.3).
         rates: pattern -> factor on the learning rate; where several match, the last one counts.
         decay: factor on the rate from each layer to the one before it, in the order in which the model registers them
-            (discriminative fine-tuning: Howard & Ruder 2018, section 3.1, where it is 1/2.6). What has no weights of
+            (discriminative fine-tuning: Howard & Ruder 2018, section 3.2, where it is 1/2.6). What has no weights of
             more than one axis, such as a norm, goes with the layer before it.
         anchor: a, or pattern -> a, of the penalty a/2·|w - w0|², which draws weights to where they began and takes the
-            place of weight decay there (L2-SP: Li et al. 2018, eq. 4). Like weight decay it is not clipped.
+            place of weight decay there (L2-SP: Li et al. 2018). Like weight decay it is not clipped.
     """
 
     learn: tuple[str, ...] = ()
