@@ -75,3 +75,29 @@ def test_an_exit_at_no_layer_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(LimbeckError, match=r"hidden2(.|\n)*hidden1"):
         run_recipe(recipe, tmp_path / "run", show=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plain_student_teaches_the_noisy_one_which_teaches_the_next():
+    from limbeck.recipes.arms import needs, order
+
+    recipe = find("digits-noisy-student")
+    assert [arm for arm in order(recipe) if arm != "calm"] == ["plain", "first", "second"]
+    assert list(needs(recipe, "calm")) == ["plain"]
+    assert recipe.arms["first"].student.dropout > 0
+    splits = recipe.data.load()
+    assert int((splits.train.labels >= 0).sum()) == 60
+    done = run_recipe(find("digits-noisy-student", [*QUICK, "arms.plain.epochs=4"]), None, show=False)
+    assert set(done.document["arms"]) == {"teacher", *recipe.arms}
+
+
+@pytest.mark.slow
+def test_defensive_distillation_hides_from_an_attack_on_the_loss_and_not_from_one_on_the_margin():
+    done = run_recipe(find("digits-defensive", ["seeds=1"]), None, show=False)
+
+    def under(name, attack):
+        (found,) = done.evidence["arms"][name]
+        return found["robustness"]["attacks"][attack]["accuracy"][-1]
+
+    assert under("defensive", "pgd") > under("defensive", "margin") + 0.03
+    assert abs(under("plain", "pgd") - under("plain", "margin")) < 0.02
+    assert under("defensive", "margin") < under("plain", "margin")

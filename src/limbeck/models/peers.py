@@ -15,6 +15,7 @@ from limbeck.core.check import whole
 from limbeck.core.errors import ConfigError, ModelError, problem
 from limbeck.core.setting import setting, tagged
 from limbeck.core.taps import flatten_output
+from limbeck.models.mlp import MLP
 
 __all__ = ["Peers", "PeersOf", "kept_model", "kept_setting"]
 
@@ -90,7 +91,7 @@ class PeersOf:
     """Several networks of one form that are trained side by side (`Mutual`, `Each`); the first is the student."""
 
     kind: Literal["peers"] = "peers"
-    student: AnyModel
+    student: AnyModel = MLP()
     count: int = 2
 
     def __post_init__(self) -> None:
