@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import limbeck as lb
+from limbeck.cli import main
 from limbeck.compress import MergeUnits, Prune, replay
 from limbeck.core.errors import ConfigError, ModelError
 from limbeck.data import Batches, Digits
@@ -22,6 +23,7 @@ from limbeck.models import MLP
 from limbeck.recipes import SQUEEZES, find_squeeze, show
 from limbeck.recipes.base import read
 from limbeck.recipes.squeeze import Squeeze
+from limbeck.report import render
 from limbeck.search import Budget
 
 pytest.importorskip("sklearn")
@@ -113,6 +115,23 @@ def test_a_floor_that_cannot_be_met_gives_the_best_and_says_what_was_missed(orig
     assert found.attempts[0]["lever"] == "original"
     val = lb.evaluate(original, digits.val)["accuracy"]
     assert lb.evaluate(found.model, digits.val)["accuracy"] >= val - 0.001 - 1e-9
+
+
+def test_it_is_said_when_the_original_has_nothing_wrong_on_what_attempts_are_scored_on(original, digits):
+    known = digits.val.subset((predicted(original, digits.val) == digits.val.labels).nonzero().view(-1))
+    assert 0 < len(known) < len(digits.val)
+    settings = {"budget": Budget(parameters=0.6, drop=0.05), "ops": [MergeUnits(ratio=0.5)], "epochs": 0}
+    told = {}
+    for name, val in (("known", known), ("all", digits.val)):
+        found = lb.squeeze(original, train=digits.train, val=val, test=digits.test, progress=False, **settings)
+        told[name] = [word for word in found.words if "every validation sample" in word]
+    assert len(told["known"]) == 1
+    assert "trained on them" in told["known"][0]
+    assert told["all"] == []
+
+
+def predicted(model, source):
+    return model(source.fetch(torch.arange(len(source)))["x"]).argmax(-1)
 
 
 def test_units_are_merged_and_a_share_that_hurts_is_taken_back(original, digits):
@@ -233,3 +252,25 @@ def test_searches_that_come_along_are_read_as_they_are_shown(name):
     assert read(show(recipe), name, Squeeze) == recipe
     changed = find_squeeze(name, ["budget.drop=0.02", "tries=1"])
     assert (changed.budget.drop, changed.tries) == (0.02, 1)
+
+
+def test_several_chains_end_with_one_page_that_is_rebuilt_from_records(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    command = ["limbeck", "squeeze", "digits-squeeze", "--set", "training.epochs=1", "--set", "tries=0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(out)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    pages = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Page: ")]
+    assert pages == [f"Page: {out / 'report.html'}"]
+    page = (out / "report.html").read_text()
+    assert page.count("<h3>Removed</h3>") == page.count("<h3>Merged</h3>") == 1
+    assert "digits-squeeze" in page
+    (out / "report.html").unlink()
+    render(out)
+    assert (out / "report.html").read_text() == page
+    monkeypatch.setattr(sys, "argv", [*command, "--set", "budget.drop=0.5", "--out", str(out)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "budget.drop" in capsys.readouterr().err

@@ -38,6 +38,7 @@ _MODULES = {
     "functional": "limbeck.functional",
     "recipes": "limbeck.recipes",
     "schedules": "limbeck.core.schedules",
+    "transfer": "limbeck.transfer",
 }
 
 __all__ = ["__version__", *sorted({*_HOME_OF, *_MODULES})]  # noqa: PLE0604 - strings, by construction

@@ -106,9 +106,9 @@ def squeeze(recipe: str, change: Set = None, out: Out = None) -> None:
     found = find_squeeze(recipe, change or ())
     folder = out or Path("runs") / Path(found.title).name
     typer.echo(f"{found.title}: {found.story}\n")
-    for done in squeeze_recipe(found, folder, say=typer.echo).values():
-        _tell(dict(done.document))
-        typer.echo(f"\nPage: {done.report()}")
+    done = squeeze_recipe(found, folder, say=typer.echo)
+    _tell(dict(done.document))
+    typer.echo(f"\nPage: {done.page}")
 
 
 @app.command(name="list", epilog="Example: limbeck list objectives")

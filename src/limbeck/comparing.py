@@ -13,7 +13,7 @@ from limbeck.core.records import write_json, write_lines
 from limbeck.evaluation.study import document
 from limbeck.report.compare import Joined, held, join, names
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "beside", "compare"]
 
 
 class Finished(Protocol):
@@ -50,20 +50,41 @@ def compare(runs: Sequence[str | Path | Finished], *, out: str | Path, baseline:
         CheckpointError: a run has not ended or is damaged, or the folder holds something else.
         DataError: the runs were scored on different test data.
     """
+    joined = _joined(runs, baseline)
+    with RunFolder(Path(out), joined.recipe) as folder:
+        return _written(joined, folder)
+
+
+def beside(runs: Sequence[str | Path | Finished], folder: RunFolder, *, title: str, story: str) -> Comparison:
+    """The same in a folder that is open already, under a title and a story of its own.
+
+    Raises:
+        LimbeckError: as `compare`; or the folder is only in memory.
+    """
+    joined = _joined(runs, None)
+    return _written(joined._replace(scores={**joined.scores, "title": title, "story": story}), folder)
+
+
+def _joined(runs: Sequence[str | Path | Finished], baseline: str | None) -> Joined:
     folders = [_folder(run) for run in runs]
     called = names(folders)
-    joined = join([held(folder, name) for folder, name in zip(folders, called, strict=True)], baseline=baseline)
-    said, evidence, home = _document(joined), _evidence(joined), Path(out)
-    with RunFolder(home, joined.recipe) as folder:
-        write_lines(home / "metrics.jsonl", joined.lines)
-        if evidence:
-            write_json(home / "evidence.json", evidence)
-        else:
-            (home / "evidence.json").unlink(missing_ok=True)
-        own = {key: folder.environment[key] for key in ("limbeck", "started", "command")}
-        write_json(home / "environment.json", {**joined.environment, **own})
-        write_json(home / "scores.json", said)
-        return Comparison(said, home, report.render(home))
+    return join([held(folder, name) for folder, name in zip(folders, called, strict=True)], baseline=baseline)
+
+
+def _written(joined: Joined, folder: RunFolder) -> Comparison:
+    home = folder.path
+    if home is None:
+        raise CheckpointError(problem("compare", "the folder is only in memory", "give it a path"))
+    said, evidence = _document(joined), _evidence(joined)
+    write_lines(home / "metrics.jsonl", joined.lines)
+    if evidence:
+        write_json(home / "evidence.json", evidence)
+    else:
+        (home / "evidence.json").unlink(missing_ok=True)
+    own = {key: folder.environment[key] for key in ("limbeck", "started", "command")}
+    write_json(home / "environment.json", {**joined.environment, **own})
+    write_json(home / "scores.json", said)
+    return Comparison(said, home, report.render(home))
 
 
 def _folder(run: str | Path | Finished) -> Path:

@@ -244,17 +244,22 @@ def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str
     scores = {"original": shop.scored(shop.original, final), "model": shop.scored(best, final)}
     costs = {"original": dict(shop.weigh(shop.original)), "model": dict(found.best.costs)}
     words = list(_words(found, scores, costs))
+    doubts = [*_doubts(found)]
     sizes = footprints({"teacher": Subject(shop.original.model, job.inputs, job.outputs),
                         "student": Subject(best.model, job.inputs, job.outputs)}, job.val)  # fmt: skip
     arms = {
         "teacher": arm("teacher", "Original", describe(shop.original.model),
                        runs=[{"seed": job.seed, "scores": scores["original"]}], footprint=sizes.get("teacher")),
         "student": arm("distilled", "Squeezed", " · ".join(plan.op["kind"] for plan in best.plans) or "unchanged",
-                       runs=[{"seed": job.seed, "scores": scores["model"]}], footprint=sizes.get("student"),
+                       runs=[{"seed": job.seed, "scores": scores["model"], "validation": dict(found.best.scores)}],
+                       footprint=sizes.get("student"),
                        objective=job.objective),
     }  # fmt: skip
-    said = document(title=folder.path.name if folder.path else "squeeze", story=" ".join(words), split=split,
-                    arms=arms, classes=job.train.class_names, notes=words)  # fmt: skip
+    chain = ", then ".join(name.replace("_", " ") for name in shop.steps)
+    said = document(title=folder.path.name if folder.path else "squeeze", story=f"Made smaller: {chain}.", split=split,
+                    arms=arms, classes=job.train.class_names, notes=doubts)  # fmt: skip
+    said |= {"kind": "squeeze", "said": words}  # the page and the terminal then speak of a budget, not of a student
+    words = [*words, *doubts]
     attempts = [as_plain(attempt) for attempt in found.attempts]
     evidence = {
         "format": 1,
@@ -301,3 +306,12 @@ def _words(
         most = found.limits.ceilings[name]
         has = found.best.costs[name]
         yield f"Missed: {has:.4g} {_UNITS[name]} where {most:.4g} were asked for, {factor:.2f} times as much."
+
+
+def _doubts(found: Found[Candidate]) -> Iterator[str]:
+    """What stands between the scores and their reading."""
+    if found.attempts[0].scores.get("accuracy") == 1.0:
+        yield (
+            "The original is right on every validation sample: it probably was trained on them. A model that lost "
+            "something elsewhere may show no loss there; choose by samples that the original has not seen."
+        )

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"metrics"},
     "compress": {"evaluation"},
     "search": set(),
+    "transfer": {"compress", "data", "train"},
     "export": {"compress", "evaluation"},
     "functional": {"objectives"},
     "costs": {"data", "evaluation", "examining", "export"},
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "recipes": {
         "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics",
         "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
-        "compress", "search", "squeezing", "staging", "workflow",
+        "comparing", "compress", "search", "squeezing", "staging", "workflow",
     },
     "levers": {"compress", "export", "search"},
     "workshop": {"compress", "data", "evaluation", "export", "job", "levers", "member", "search"},

@@ -86,6 +86,32 @@ def test_npz_holds_validation_out_of_train_and_leaves_test_whole(tmp_path):
         assert train.normalize == test.normalize == norm
 
 
+def test_npz_holds_validation_out_of_test_for_a_model_that_has_seen_all_of_train(tmp_path):
+    path = saved(tmp_path, **arrays())
+    plain = Npz(path=path, val=6).load()
+    for val, count in ((3, 3), (0.5, 3), (5, 5)):
+        train, held_out, test = Npz(path=path, val=val, val_from="test").load()
+        assert train.ids.tolist() == list(range(20))
+        assert (len(held_out), len(test)) == (count, 6 - count)
+        assert sorted(held_out.ids.tolist() + test.ids.tolist()) == list(range(6))
+        assert held_out.classes == test.classes == 3
+        pixels = plain.test.fetch(held_out.ids)["x"]
+        assert torch.equal(held_out.fetch(torch.arange(count))["x"], pixels)
+    drawn = {tuple(Npz(path=path, val=3, val_from="test", seed=s).load().val.ids.tolist()) for s in range(9)}
+    assert len(drawn) > 1
+    again = Npz(path=path, val=6, val_from="train").load()
+    assert [part.fingerprint() for part in again] == [part.fingerprint() for part in plain]
+
+
+def test_npz_refuses_to_hold_out_of_test_what_is_there_already_or_all_of_it(tmp_path):
+    with pytest.raises(DataError, match="val is 6, test has 6"):
+        Npz(path=saved(tmp_path, **arrays()), val=6, val_from="test").load()
+    a = arrays()
+    held = {**a, "val_images": a["test_images"], "val_labels": a["test_labels"]}
+    with pytest.raises(DataError, match=r"val_images.*val_from"):
+        Npz(path=saved(tmp_path, **held), val=3, val_from="test").load()
+
+
 def test_npz_takes_other_names_a_validation_part_and_labels_in_a_column(tmp_path):
     a = arrays()
     held = {"x_train": a["train_images"], "y_train": a["train_labels"][:, None], "x_test": a["test_images"],
@@ -150,7 +176,16 @@ def test_npz_faults_say_what_is_wrong_and_how_to_mend_it(tmp_path, make, said):
     assert "To mend" in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [{}, {"path": "a", "val": 0}, {"path": "a", "val": 1.0}, {"path": "a", "limit": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"path": "a", "val": 0},
+        {"path": "a", "val": 1.0},
+        {"path": "a", "limit": 0},
+        {"path": "a", "val_from": "tset"},
+    ],
+)
 def test_impossible_npz_settings_are_refused(bad):
     with pytest.raises(ConfigError):
         Npz(**bad)

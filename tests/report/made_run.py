@@ -126,6 +126,27 @@ def confusion(right: int, *, classes: int = 10) -> list[list[int]]:
             for i in range(classes)]  # fmt: skip
 
 
+def search() -> dict[str, Any]:
+    """What a search leaves: a third pruned away holds, half does not, and the repair of a third was undone."""
+
+    def attempt(number: int, strength: float | None, share: float, accuracy: float, **fate: Any) -> dict[str, Any]:
+        costs = {"parameters": 1000 * share, "bytes": 4000 * share, "macs": 50_000 * share}
+        return {"number": number, "parent": 0 if number else None, "lever": "merge_units" if number else "original",
+                "strength": strength, "costs": costs, "scores": {"accuracy": accuracy, "macro_f1": accuracy - 0.01},
+                "repaired": False, "met": False, "held": True, "kept": False, "why": "", **fate}  # fmt: skip
+
+    return {
+        "attempts": [
+            attempt(0, None, 1.0, 0.9, kept=True, why="where it starts"),
+            attempt(1, 0.5, 0.5, 0.8, held=False, why="accuracy is 0.0900 beyond what may be lost"),
+            attempt(2, 0.333, 0.667, 0.895, kept=True, why="it holds"),
+            attempt(3, 0.333, 0.667, 0.894, repaired=True, why="the repair made it no better, and was undone"),
+        ],
+        "limits": {"ceilings": {"parameters": 700.0, "macs": 25_000.0}, "floors": {"accuracy": 0.89}, "lids": {}},
+        "best": 2,
+    }
+
+
 def evidence() -> dict[str, Any]:
     """The content of evidence.json."""
     looks = {"gradient_input": {"rank": 0.61, "cosine": 0.5, "overlap": 0.3}}
@@ -137,6 +158,7 @@ def evidence() -> dict[str, Any]:
     }  # fmt: skip
     return {
         "format": 1,
+        **search(),
         "arms": {
             "model": [{"seed": 0, **entry, "confusion": confusion(74)},
                       {"seed": 1, **entry, "confusion": confusion(76)}],

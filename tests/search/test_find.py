@@ -54,6 +54,14 @@ def test_a_lever_is_pulled_as_far_as_the_costs_need_and_no_further():
     assert len(found.attempts) == 2
 
 
+def test_a_repair_that_is_undone_is_no_result_though_it_scores_the_same():
+    found = searched([PRUNE], Budget(macs=0.7, drop=0.1), repair=lambda toy, lever, strength: toy)
+    undone = [attempt for attempt in found.attempts if attempt.repaired]
+    assert undone
+    assert all("undone" in attempt.why for attempt in undone)
+    assert found.best.kept
+
+
 def test_what_later_steps_save_need_not_be_saved_before():
     found = searched([PRUNE, HALVE], Budget(macs=0.4, drop=0.1))
     assert found.met

@@ -1,5 +1,6 @@
 """Making a model smaller: operations that plan by reading, and one function that writes."""
 
+from limbeck.compress import shorten as _shorten  # noqa: F401 - its edits enter the table
 from limbeck.compress.base import EDITS, Change, Evidence, Left, Op, Plan, Size, apply, lean, plan, read_plan, replay
 from limbeck.compress.cluster import Cluster
 from limbeck.compress.depth import Depth

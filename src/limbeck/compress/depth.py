@@ -21,7 +21,7 @@ from limbeck.core.setting import setting
 from limbeck.core.surgery import replace
 from limbeck.core.tracing import tensors_in
 
-__all__ = ["Depth", "Skip", "change_of"]
+__all__ = ["Depth", "Skip", "change_of", "why_not"]
 
 
 class Skip(nn.Identity):
@@ -88,7 +88,7 @@ class Depth:
             if len(gone) == wanted:
                 break
             change = Change(edit="skip" if path in many else "identity", at=path, detail={})
-            why = _why_not(model, [*gone, change], evidence, expected)
+            why = why_not(model, [*gone, change], evidence, expected)
             if why is None:
                 gone.append(change)
             else:
@@ -162,7 +162,7 @@ def _listening(model: nn.Module, paths: Iterable[str], listen: Callable[..., Non
             handle.remove()
 
 
-def _why_not(
+def why_not(
     model: nn.Module, changes: Sequence[Change], evidence: Evidence, expected: Sequence[torch.Size]
 ) -> str | None:
     """Why the model cannot do without; None where it can."""

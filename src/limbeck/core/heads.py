@@ -35,6 +35,16 @@ class NarrowAttention(nn.MultiheadAttention):
         self.out_proj = old.out_proj
         self._qkv_same_embed_dim = False  # encoder layers ask this before they take a shortcut past `forward`
 
+    def _reset_parameters(self) -> None:
+        """As its base, which asks a flag what is there."""
+        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            if (weight := getattr(self, name)) is not None:
+                nn.init.xavier_uniform_(weight)
+        if self.in_proj_bias is not None:
+            nn.init.zeros_(self.in_proj_bias)
+        if self.out_proj.bias is not None:
+            nn.init.zeros_(self.out_proj.bias)
+
     def forward(  # noqa: PLR0917 - the call of its base
         self,
         query: Tensor,

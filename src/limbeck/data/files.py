@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from limbeck.core.check import one_of
 from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.extras import need
 from limbeck.core.normalize import Normalize
@@ -87,7 +88,8 @@ class Npz:
 
     Keys: `train_images train_labels test_images test_labels`, or `x_train y_train x_test y_test`; optional
     `val_images val_labels` (`x_val y_val`) and `label_names`. Without them `val` samples (a count, or a share) are held
-    out of train. `limit` keeps that many training samples, a larger limit holding the smaller one's.
+    out of train, or out of test with `val_from="test"`: for a model that was trained on all of train, where samples of
+    train would say nothing. `limit` keeps that many training samples, a larger limit holding the smaller one's.
     `torchvision` names a class such as "CIFAR10"; it is used where `path` is None or a folder, which is then its root.
     """
 
@@ -96,6 +98,7 @@ class Npz:
     torchvision: str | None = None
     download: bool = False
     val: int | float = 5000
+    val_from: Literal["train", "test"] = "train"
     limit: int | None = None
     normalize: Normalize | None = None
     seed: int = 0
@@ -107,6 +110,7 @@ class Npz:
             raise ConfigError(problem("npz", "neither `path` nor `torchvision` is set", mend))
         if self.val <= 0 or (isinstance(self.val, float) and self.val >= 1):
             raise ConfigError(problem("npz", f"val is {self.val}", "give a count of 1 or more, or a share below 1"))
+        one_of("npz: val_from", self.val_from, ("train", "test"))
         if self.limit is not None and self.limit < 1:
             raise ConfigError(problem("npz", f"limit is {self.limit}", "give 1 or more, or None for all"))
 
@@ -131,14 +135,24 @@ class Npz:
         shared.setdefault("classes", train.classes)
         test: Source = self._part(arrays, keys["test"], keys["test_y"], where, shared)
         held = next(((x, y) for x, y in VAL_NAMES if x in arrays and y in arrays), None)
-        if held is not None:
-            val: Source = self._part(arrays, held[0], held[1], where, shared)
+        if held is None:
+            return self._held_out(train, test, where)
+        if self.val_from == "test":
+            wrong = f"it holds {held[0]!r}, and val_from asks for samples of test"
+            raise DataError(problem(where, wrong, "leave val_from out, or save the file without that part"))
+        return Splits(self._limited(train), self._part(arrays, *held, where, shared), test)
+
+    def _held_out(self, train: Source, test: Source, where: str) -> Splits:
+        whole = train if self.val_from == "train" else test
+        count = round(self.val * len(whole)) if isinstance(self.val, float) else self.val
+        if count >= len(whole):
+            wrong = f"val is {self.val}, {self.val_from} has {len(whole)} samples"
+            raise DataError(problem(where, wrong, "set `val` to a smaller count, or to a share such as 0.1"))
+        rest, val = hold_out(whole, count, self.seed)
+        if self.val_from == "train":
+            train = rest
         else:
-            count = round(self.val * len(train)) if isinstance(self.val, float) else self.val
-            if count >= len(train):
-                wrong = f"val is {self.val}, train has {len(train)} samples"
-                raise DataError(problem(where, wrong, "set `val` to a smaller count, or to a share such as 0.1"))
-            train, val = hold_out(train, count, self.seed)
+            test = rest
         return Splits(self._limited(train), val, test)
 
     def _limited(self, train: Source) -> Source:

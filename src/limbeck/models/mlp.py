@@ -40,8 +40,8 @@ class Perceptron(nn.Module):
     def __init__(self, inputs: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.layers = len(hidden)
-        noise = [nn.Dropout(dropout)] if dropout else []
         for i, out in enumerate(hidden, 1):
+            noise = [nn.Dropout(dropout)] if dropout else []
             setattr(self, f"hidden{i}", nn.Sequential(nn.Linear(inputs, out), nn.ReLU(), *noise))
             inputs = out
         self.linear = nn.Linear(inputs, classes)

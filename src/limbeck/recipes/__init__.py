@@ -9,7 +9,7 @@ from typing import TypeVar
 from limbeck.core.errors import ConfigError, problem
 from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
-from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet
+from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet, cifar10_steady
 from limbeck.recipes.digits import digits
 from limbeck.recipes.digits_collective import digits_defensive, digits_mutual, digits_noisy_student, digits_self
 from limbeck.recipes.digits_teaching import (
@@ -63,6 +63,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-finetune": digits_finetune,
     "cifar10-conv": cifar10_conv,
     "cifar10-resnet": cifar10_resnet,
+    "cifar10-steady": cifar10_steady,
 }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from limbeck.comparing import beside
 from limbeck.compress import OPS
 from limbeck.core.check import whole
 from limbeck.core.errors import ConfigError, problem
-from limbeck.core.setting import setting, tagged
+from limbeck.core.folder import RunFolder
+from limbeck.core.setting import as_plain, setting, tagged
 from limbeck.data import Augment
 from limbeck.export.integers import Quantize
 from limbeck.objectives import KL, Label, as_objective
@@ -20,7 +22,7 @@ from limbeck.squeezing import Say, Squeezed, squeeze
 from limbeck.train import Optimizer, Training
 from limbeck.workflow import distill
 
-__all__ = ["Squeeze", "squeeze_recipe"]
+__all__ = ["Squeeze", "SqueezedAll", "squeeze_recipe"]
 
 if TYPE_CHECKING:
     AnyOp = Any
@@ -72,18 +74,37 @@ class Squeeze:
             raise ConfigError(problem("chains", "there is none", "name one: {first: [prune]}"))
 
 
-def squeeze_recipe(recipe: Squeeze, out: Path, *, say: Say = lambda _: None, bars: bool = True) -> dict[str, Squeezed]:
+class SqueezedAll(NamedTuple):
+    """What the searches of a recipe give back: each by its chain, and the page and document of all of them."""
+
+    chains: Mapping[str, Squeezed]
+    document: Mapping[str, Any]
+    page: Path
+
+
+def squeeze_recipe(recipe: Squeeze, out: Path, *, say: Say = lambda _: None, bars: bool = True) -> SqueezedAll:
     """Load or train the model, and search once for each chain. The same call goes on where it stopped.
 
     Args:
         recipe: the search.
-        out: the folder; the only chain's run lies in it, or that of each in a folder of its name.
+        out: the folder. The only chain's run lies in `search` there; of several, each in a folder of its name, and
+            the page that puts them beside each other in `out` itself.
         say: hears a line on each attempt.
         bars: show bars where stderr is a terminal.
 
     Raises:
         LimbeckError: the input is at fault.
     """
+    if len(recipe.chains) == 1:
+        [(name, done)] = _searched(recipe, out, say=say, bars=bars, single=True).items()
+        return SqueezedAll({name: done}, done.document, done.report())
+    with RunFolder(out, as_plain(recipe), device=recipe.training.device) as folder:
+        found = _searched(recipe, out, say=say, bars=bars, single=False)
+        said = beside(list(found.values()), folder, title=recipe.title, story=recipe.story)
+        return SqueezedAll(found, said.document, said.page)
+
+
+def _searched(recipe: Squeeze, out: Path, *, say: Say, bars: bool, single: bool) -> dict[str, Squeezed]:
     splits = recipe.data.load()
     network = built(recipe.model.model, splits.train, recipe.seed, "teacher")
     if recipe.model.weights is not None:
@@ -93,7 +114,6 @@ def squeeze_recipe(recipe: Squeeze, out: Path, *, say: Say = lambda _: None, bar
         distill(network, None, train=splits.train, val=splits.val, test=splits.test, seed=recipe.seed,
                 augment=recipe.model.augment, out=out / "model", progress=bars,
                 **{name: getattr(how, name) for name in type(how).__dataclass_fields__})  # fmt: skip
-    single = len(recipe.chains) == 1
     found = {}
     for name, ops in recipe.chains.items():
         say(f"{name}: {' > '.join(op if isinstance(op, str) else op.kind for op in ops)}")

@@ -11,7 +11,7 @@ import yaml
 
 from limbeck.core.errors import CheckpointError, ConfigError, DataError, nearest, problem
 from limbeck.core.records import read_object
-from limbeck.report.reading import FORMAT, finite, mapping, read, sequence, text
+from limbeck.report.reading import FORMAT, finite, is_search, mapping, read, sequence, text
 from limbeck.report.reading import baseline as own_baseline
 
 __all__ = ["Held", "Joined", "held", "join", "names"]
@@ -19,6 +19,7 @@ __all__ = ["Held", "Joined", "held", "join", "names"]
 _TOLD = 6
 _MACHINE = ("processor", "cores", "threads", "device")
 _OF_ONE = ("started", "seconds", "command")
+_CHAIN = ("attempts", "limits", "best", "costs_of_best")
 _NOTHING = object()
 
 
@@ -137,6 +138,9 @@ def join(runs: Sequence[Held], *, baseline: str | None = None) -> Joined:
             *(f"{run.name}: {text(note)}" for run in runs for note in sequence(run.scores.get("notes"))),
         ],
     }
+    if all(is_search(run.scores) for run in runs):
+        said = [f"{run.name}: {text(one)}" for run in runs for one in sequence(run.scores.get("said"))]
+        scores |= {"kind": runs[0].scores["kind"], "said": said}
     recipe = {"compare": {run.name: dict(run.recipe) for run in runs}}
     evidence = _evidence(runs, places, samples)
     return Joined(scores, chosen, evidence, list(_lines(runs, places)), recipe, _environment(runs))
@@ -363,6 +367,8 @@ def _evidence(
         chance = next((run.evidence["random"] for run in runs if run.evidence.get("random")), None)
         found |= {"random": chance} if chance else {}
     found |= {"samples": next(iter(samples.values()))} if samples and not _vary(samples) else {}
+    found["chains"] = {run.name: {key: run.evidence[key] for key in _CHAIN if key in run.evidence}
+                       for run in runs if run.evidence.get("attempts")}  # fmt: skip
     whole = {key: value for key, value in found.items() if value or key == "format"}
     return whole if len(whole) > 1 else {}
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from limbeck.report import numbers
 
-__all__ = ["MEASURES", "METRICS", "Measure", "Metric", "measure", "metric"]
+__all__ = ["MEASURES", "METRICS", "SEARCH", "Measure", "Metric", "measure", "metric"]
 
 
 class Metric(NamedTuple):
@@ -146,6 +146,20 @@ MEASURES: dict[str, Measure] = {
                 ("attribution", "gradient_input", "rank")),
     )
 }  # fmt: skip
+
+
+SEARCH: dict[str, str] = {
+    "Attempt": "A model changed by one step at one strength. It comes from the attempt named beneath it.",
+    "Strength": "How far a step goes: the share that is removed, merged or set to zero. Pruning sets each layer's own "
+                "share by how little that hurts, more for a greater strength. Some steps have none.",
+    "Repaired": "Trained after the change, to answer as the original does. Without gain it is undone.",
+    "Kept, left": "The search went on from here, or did not; the last column says why.",
+    "Result": "Of all attempts that lose no more than they may, the one nearest to the costs that were asked for; of "
+              "several within them, that with the best score.",
+    "MACs": "Multiply-accumulates: how many products a model adds up for one sample.",
+    "Latency": "How long a call takes on this machine, measured in turns with the original.",
+}  # fmt: skip
+"""What the words of a search mean."""
 
 
 def measure(key: str) -> Measure:

@@ -25,12 +25,20 @@ from limbeck.report.reading import (
     subjects,
     teacher,
     text,
+    whole,
 )  # fmt: skip
 from limbeck.report.sections.costs import COSTS, cost, relative
 from limbeck.report.sections.seeds import worst
 from limbeck.report.summary import called
 
-__all__ = ["Tile", "Told", "headline", "points", "tiles"]
+__all__ = ["NOTE", "Tile", "Told", "headline", "points", "tiles"]
+
+
+NOTE = (
+    "“Instead of” is the same student trained alone, but for what was kept and for the cost, where it is the teacher. "
+    "Sure: the interval over paired seeds does not hold zero."
+)
+"""How the points are to be read."""
 
 
 class Told(NamedTuple):
@@ -145,8 +153,8 @@ def tiles(run: Run) -> list[Tile]:
     for label, key, show in (entry for entry in COSTS if entry[1] not in ("bytes", "peak_memory")):
         share = relative(run, found[0], elder, key)
         if share != numbers.DASH:
-            own_cost, whole = (show(cost(run, arm, key)) for arm in (found[0], elder))
-            shown.append(Tile(f"{label} of the teacher's", share, f"{own_cost} of {whole}", ""))
+            own_cost, all_of_it = (show(cost(run, arm, key)) for arm in (found[0], elder))
+            shown.append(Tile(f"{label} of the {whole(scores)}'s", share, f"{own_cost} of {all_of_it}", ""))
     return shown
 
 

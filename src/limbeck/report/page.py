@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.core.records import write_text
-from limbeck.report.opening import headline, points, tiles
-from limbeck.report.reading import Run, read, sequence, subjects, text
+from limbeck.report import asked
+from limbeck.report.opening import NOTE, headline, points, tiles
+from limbeck.report.reading import Run, is_search, read, sequence, subjects, text
 from limbeck.report.records import embedded
+from limbeck.report.searching import searches
 from limbeck.report.sections import sections
 from limbeck.report.summary import lines, verdict
 
@@ -55,10 +57,11 @@ def _content(run: Run, name: str) -> dict[str, Any]:
     style, script = _own("page.css"), _own("page.js")
     return {
         "title": text(scores.get("title")) or name,
-        "verdict": verdict(scores),
-        "headline": headline(scores),
-        "points": points(run),
-        "further": lines(scores),
+        "pill": _pill(run),
+        "headline": asked.headline(run) if is_search(scores) else headline(scores),
+        "points": asked.points(run) if is_search(scores) else points(run),
+        "points_note": asked.NOTE if is_search(scores) else NOTE,
+        "further": [] if is_search(scores) else lines(scores),  # its points say the same
         "context": _context(scores),
         "tiles": tiles(run),
         "sections": sections(run),
@@ -70,6 +73,20 @@ def _content(run: Run, name: str) -> dict[str, Any]:
         "version": text(run.environment.get("limbeck")),
         "started": text(run.environment.get("started")),
     }
+
+
+def _pill(run: Run) -> tuple[str, str] | None:
+    """The verdict in a few words with its tone; None where nothing was compared."""
+    if is_search(run.scores):
+        met = [search.met for search in searches(run)]
+        return (("better", "Budget met") if any(met) else ("worse", "Budget missed")) if met else None
+    match verdict(run.scores):
+        case "not compared":
+            return None
+        case "better" | "worse" as given:
+            return given, f"{given.capitalize()} than training alone"
+        case _:
+            return "same", "No clear difference from training alone"
 
 
 def _own(name: str) -> str:
@@ -91,6 +108,6 @@ def _context(scores: Mapping[str, Any]) -> str:
     classes = sequence(scores.get("classes"))
     if classes:
         parts.append(f"{len(classes)} classes")
-    if len(subjects(scores)) > 1:
+    if len(subjects(scores)) > 1 and not is_search(scores):
         parts.append("headline student chosen by its validation score")
     return " · ".join(parts)

@@ -25,6 +25,7 @@ __all__ = [
     "comparisons",
     "finite",
     "found_at",
+    "is_search",
     "mapping",
     "measured",
     "metrics_of",
@@ -35,6 +36,7 @@ __all__ = [
     "subjects",
     "teacher",
     "text",
+    "whole",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -116,6 +118,16 @@ def finite(value: Any) -> float | None:
 def text(value: Any) -> str:
     """The value as text; None is empty."""
     return "" if value is None else str(value)
+
+
+def is_search(scores: Mapping[str, Any]) -> bool:
+    """Whether the run looked for a smaller model, so that its teacher is the original and nothing trained alone."""
+    return scores.get("kind") == "squeeze"
+
+
+def whole(scores: Mapping[str, Any]) -> str:
+    """What costs and quality are shares of, in a word."""
+    return "original" if is_search(scores) else "teacher"
 
 
 def found_at(value: Any, *path: str) -> Any:

@@ -7,7 +7,20 @@ from typing import Any, Literal
 
 from limbeck.report import numbers
 from limbeck.report.glossary import Metric, metric
-from limbeck.report.reading import Arm, arms, baseline, comparison, finite, primary, spread, subjects, teacher, text
+from limbeck.report.reading import (
+    Arm,
+    arms,
+    baseline,
+    comparison,
+    finite,
+    is_search,
+    primary,
+    sequence,
+    spread,
+    subjects,
+    teacher,
+    text,
+)  # fmt: skip
 
 __all__ = ["Verdict", "called", "lines", "table", "verdict"]
 
@@ -24,6 +37,8 @@ def lines(scores: Mapping[str, Any]) -> list[str]:
     Args:
         scores: the content of a run's `scores.json`.
     """
+    if is_search(scores):
+        return [text(said) for said in sequence(scores.get("said"))] or ["No scores were recorded."]
     chosen, elder = primary(scores), teacher(scores)
     if chosen is None:
         return ["No scores were recorded."]

@@ -203,9 +203,13 @@ class _Search(Generic[M]):
         self.hear(told)
 
     def best(self) -> Attempt:
-        """Of those whose scores hold, the one nearest to its costs; of several within them, that which scores best."""
+        """Of those whose scores hold, the one nearest to its costs; of several within them, that which scores best.
+
+        Among equals it is one that the search went on from: a repair that was undone is no result.
+        """
         held = [each for each in self.attempts if each.held and each.number in self.models]
-        return min(held, key=lambda each: (max(1.0, self.limits.excess(each.costs)), self.loss(each), -each.number))
+        return min(held, key=lambda each: (max(1.0, self.limits.excess(each.costs)), self.loss(each), not each.kept,
+                                           -each.number))  # fmt: skip
 
     def loss(self, attempt: Attempt) -> float:
         """What the scores that matter have lost beside the original, summed."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from limbeck.report.reading import Run
 from limbeck.report.sections import (
+    attempts,
     attention,
     calibration,
     classes,
@@ -28,6 +29,7 @@ from limbeck.report.sections.blocks import Section
 __all__ = ["SECTIONS", "sections"]
 
 SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
+    attempts.section,
     scores.section,
     differences.section,
     seeds.section,

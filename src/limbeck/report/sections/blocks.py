@@ -34,11 +34,12 @@ class Cell(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The head of a column; text stands at the left, numbers at the right."""
+    """The head of a column; text stands at the left, numbers at the right, and whole sentences wrap."""
 
     label: str
     note: str = ""
     left: bool = False
+    wraps: bool = False
 
 
 class Table(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from limbeck.report import charts, numbers
 from limbeck.report.looks import styles
-from limbeck.report.reading import Arm, Run, arms, finite, found_at, mapping, sequence, teacher
+from limbeck.report.reading import Arm, Run, arms, finite, found_at, mapping, sequence, teacher, whole
 from limbeck.report.sections.blocks import Block, Cell, Figure, Figures, Head, Heading, Section, Table
 
 __all__ = ["COSTS", "Timing", "common", "conditions", "cost", "relative", "section", "timings"]
@@ -58,7 +58,7 @@ def section(run: Run) -> Section | None:
             "the box is where the median surely lies."
         )
         blocks += [Heading("How long a call takes", lead), Figures(figures), timed]
-    lead = "Beneath each number: its share of the teacher's."
+    lead = f"Beneath each number: its share of the {whole(run.scores)}'s."
     if any(cost(run, arm, "latency") is not None for arm in arms(run.scores)) and not timed:
         lead += " Latency is the median for one batch [10th – 90th percentile]."
     return Section("footprint", "Size and speed", "Size and speed", lead, blocks)

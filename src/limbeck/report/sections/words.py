@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from limbeck.report.glossary import MEASURES
-from limbeck.report.reading import Run, metrics_of, sequence, text
+from limbeck.report.glossary import MEASURES, SEARCH
+from limbeck.report.reading import Run, is_search, metrics_of, sequence, text
+from limbeck.report.searching import searches
 from limbeck.report.sections.blocks import Block, Folded, Items, Pairs, Section
 
 __all__ = ["glossary", "notes"]
@@ -22,7 +23,9 @@ def glossary(run: Run) -> Section | None:
     if not rows:
         return None
     blocks: list[Block] = [Folded("Metrics", Pairs(rows))]
-    if run.evidence:
+    if searches(run):
+        blocks.append(Folded("The search", Pairs([(name, said, "") for name, said in SEARCH.items()])))
+    if run.evidence and not is_search(run.scores):
         beside = [(f"{row.label} {row.arrow}".strip(), row.meaning, "") for row in MEASURES.values()]
         blocks.append(Folded("What was measured besides", Pairs(beside)))
     return Section("glossary", "What the words mean", "Words", "", blocks)

@@ -1,0 +1,206 @@
+"""How much of a ResNet-56 can go? Pruned by limbeck and by Torch-Pruning, to the same share of the operations.
+
+    python benchmarks/prune.py choose   --weights resnet56.pth --data cifar10.npz --targets targets
+    python benchmarks/prune.py frontier --weights … --data … --targets …     # 60, 40 and 25 %, 3 epochs, both sides
+    python benchmarks/prune.py long     --weights … --data … --targets …     # 40 %, 15 epochs, limbeck alone
+
+The pretrained CIFAR-10 ResNet-56 of He et al. (93.39 %). Sides:
+
+    limbeck        Prune, batch statistics taken anew, distillation from the original's stored answers
+    labels         the same cut, fine-tuned on labels
+    torch-pruning  version 1.6.1, its group norm over all layers together, fine-tuned on labels; of every block the
+                   inner channels, since it fails at the padded shortcuts of this network
+    torch-pruning, layer   the same, an equal share of every layer
+
+Every side gets the same images, order, epochs, optimizer, schedule and precision, and the last epoch counts. `choose`
+holds 5,000 training images out and compares scopes and rates there, for one epoch of 20,000 images at 40 %; the other
+two train on all images but one and score the test images once. A side that is slower or worse is written down as it
+is. One line a training is added to `results/prune.jsonl`, and what is there already is not done again.
+
+Torch-Pruning is no dependency: pip install --no-deps torch-pruning==1.6.1
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import limbeck as lb
+from limbeck.compress import Evidence, Prune, apply, plan, reestimate
+from limbeck.core.folder import environment
+from limbeck.data import Batches, Npz, Source, Splits
+from limbeck.evaluation.macs import count_macs
+from limbeck.models import CifarResNet
+from limbeck.recipes.base import read_weights
+
+IMAGENET = lb.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+AUGMENT = lb.Augment(crop=4, flip=True)
+LABELS = (lb.Label(),)
+MATCHED = (lb.KL(temperature=2.0, weight=9.0, standardize=True), lb.Label(weight=0.1))
+CHOSEN = Prune(criterion="l2", scope="layer")
+RATE = {"limbeck": 0.05, "labels": 0.05, "torch-pruning": 0.05, "torch-pruning, layer": 0.05}
+"""Of each side, chosen on validation."""
+SHARES = (0.6, 0.4, 0.25)
+
+
+def pretrained(weights: Path) -> nn.Module:
+    model = CifarResNet(depth=56).build((3, 32, 32), 10)
+    model.load_state_dict(read_weights(str(weights), "--weights"))
+    return model.eval()
+
+
+def batches(source: Source, size: int, count: int) -> Iterator[Any]:
+    return islice(Batches(source, batch_size=size, shuffle=False).epoch(0), count)
+
+
+def ours(model: nn.Module, train: Source, macs: float, op: Prune = CHOSEN) -> nn.Module:
+    """Pruned by limbeck, with batch statistics of its own."""
+    evidence = Evidence(batch=next(batches(train, 4, 1)), batches=lambda: batches(train, 128, 8))
+    made = plan(model, Prune(criterion=op.criterion, scope=op.scope, macs=macs, minimum=2), evidence)
+    cut = apply(model, made)
+    return reestimate(cut, batches(train, 128, 8), forward=lambda net, batch: net(batch["x"]))
+
+
+def theirs(model: nn.Module, train: Source, macs: float, *, together: bool) -> nn.Module:
+    """Pruned by Torch-Pruning: the least ratio whose result is small enough."""
+    import torch_pruning as tp  # noqa: PLC0415 - only where it is installed
+
+    x = next(batches(train, 2, 1))["x"]
+    whole = count_macs(model, x)
+
+    def cut(ratio: float) -> nn.Module:
+        net = copy.deepcopy(model)
+        tp.pruner.BasePruner(
+            net, x, importance=tp.importance.GroupMagnitudeImportance(p=2), global_pruning=together,
+            pruning_ratio=ratio, max_pruning_ratio=0.95, ignored_layers=[net.conv1, net.linear, *joined(net)],
+        ).step()  # fmt: skip
+        return net
+
+    low, high = 0.0, 0.95
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (low, middle) if count_macs(cut(middle), x) <= macs * whole else (middle, high)
+    return cut(high)
+
+
+def joined(net: nn.Module) -> list[nn.Module]:
+    """The layers that end in a sum with a padded shortcut, which Torch-Pruning cannot follow (an index error)."""
+    return [layer for name, layer in net.named_modules() if name.endswith("conv2")]
+
+
+SIDES: dict[str, tuple[Callable[..., nn.Module], bool]] = {
+    "limbeck": (ours, True),
+    "labels": (ours, False),
+    "torch-pruning": (partial(theirs, together=True), False),
+    "torch-pruning, layer": (partial(theirs, together=False), False),
+}
+"""By name: how it prunes, and whether the original teaches."""
+
+
+MADE: dict[tuple[Any, ...], tuple[nn.Module, float]] = {}
+
+
+def pruned(side: str, macs: float, op: Prune, original: nn.Module, train: Source) -> tuple[nn.Module, float]:
+    """The cut network, and the seconds that it took; the same cut is made once."""
+    prune = SIDES[side][0]
+    key = (prune, macs, op)
+    if key not in MADE:
+        started = time.perf_counter()
+        cut = prune(original, train, macs, op) if prune is ours else prune(original, train, macs)
+        MADE[key] = cut, time.perf_counter() - started
+    return copy.deepcopy(MADE[key][0]), MADE[key][1]
+
+
+def tuned(
+    side: str, macs: float, epochs: int, given: argparse.Namespace, *, rate: float | None = None, op: Prune = CHOSEN,
+    on: str,
+) -> dict[str, Any]:  # fmt: skip
+    """One pruning and its training; "val" or "test" says what it is scored on."""
+    splits: Splits = Npz(path=str(given.data), normalize=IMAGENET, val=5000 if on == "val" else 1).load()
+    taught = SIDES[side][1]
+    original, train = pretrained(given.weights), splits.train
+    model, planned = pruned(side, macs, op, original, train)
+    x = next(batches(train, 2, 1))["x"]
+    few = splits.val if on == "val" else train.subset(torch.arange(5000))
+    train = train.subset(torch.arange(20_000)) if on == "val" else train
+    before = lb.evaluate(model, few)["accuracy"]
+    run = lb.distill(
+        model, lb.Targets(given.targets) if taught else None, train=train, val=few,
+        test=splits.test if on == "test" else None, augment=AUGMENT, objective=MATCHED if taught else LABELS,
+        epochs=epochs, batch_size=128, seed=given.seed, optimizer=lb.Optimizer(rate=rate or RATE[side]), clip=5.0,
+        precision="auto", channels_last=True, progress=False,
+    )  # fmt: skip
+    scores = run.scores["student"]
+    return {
+        "side": side, "macs": macs, "epochs": epochs, "seed": given.seed, "scored on": on, "rate": rate or RATE[side],
+        "criterion": f"{op.criterion}, {op.scope}" if SIDES[side][0] is ours else "group norm",
+        "kept": {"macs": count_macs(model, x) / count_macs(original, x),
+                 "parameters": parameters(model) / parameters(original)},
+        "before training": before, **{name: scores[name] for name in ("accuracy", "nll", "ece")},
+        "seconds": {"pruning": round(planned, 1), "training": round(run.state.seconds, 1)},
+    }  # fmt: skip
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def remembered(given: argparse.Namespace) -> None:
+    """The original's answers, once for everything."""
+    train = Npz(path=str(given.data), normalize=IMAGENET, val=1).load().train
+    lb.remember(lb.teacher(pretrained(given.weights)), train, views=given.views, augment=AUGMENT, out=given.targets)
+
+
+def trials(given: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
+    """Of the step that was asked for: side, share, epochs, and what differs."""
+    if given.step == "long":
+        yield "limbeck", 0.4, 15, {"on": "test"}
+    elif given.step == "frontier":
+        for macs in SHARES:
+            for side in SIDES:
+                yield side, macs, 3, {"on": "test"}
+    else:
+        for scope in ("layer", "global"):
+            yield "limbeck", 0.4, 1, {"op": Prune(criterion="l2", scope=scope), "on": "val"}
+        for side in ("limbeck", "torch-pruning", "torch-pruning, layer"):
+            for rate in (0.02, 0.05, 0.1):
+                yield side, 0.4, 1, {"rate": rate, "on": "val"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("choose", "frontier", "long"))
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--targets", type=Path, required=True, help="a folder for the original's answers")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="one side")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "prune.jsonl")
+    given = parser.parse_args()
+    remembered(given)
+    said = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    done = {line["asked"] for line in said}
+    for side, macs, epochs, differing in trials(given):
+        asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}"
+        if asked in done or (given.only and side != given.only):
+            continue
+        told = {"asked": asked, **tuned(side, macs, epochs, given, **differing)}
+        told["machine"] = {k: v for k, v in environment().items() if k in ("torch", "processor", "threads")}
+        with given.out.open("a") as file:
+            file.write(json.dumps(told) + "\n")
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()
