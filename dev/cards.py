@@ -20,7 +20,7 @@ from typing import Any
 
 from limbeck.core.setting import as_plain
 from limbeck.objectives import TERMS
-from limbeck.recipes import digits_teaching
+from limbeck.recipes import digits_collective, digits_teaching
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs" / "methods"
@@ -34,7 +34,8 @@ TASKS = {
 }
 
 
-STRATEGIES = {name.replace("_", "-"): getattr(digits_teaching, name) for name in digits_teaching.__all__}
+_PAGES = {"stages": digits_teaching, "collective": digits_collective}
+STRATEGIES = {name.replace("_", "-"): getattr(home, name) for home in _PAGES.values() for name in home.__all__}
 """Ways of teaching that are more than a term: each is a recipe, and its docstring a card."""
 
 
@@ -208,6 +209,7 @@ def results() -> str:
 def strategy(name: str) -> str:
     """The page of one strategy: what its recipe says of it."""
     promise, found = sections(STRATEGIES[name])
+    page = next(page for page, home in _PAGES.items() if name.replace("-", "_") in home.__all__)
     lines = [f"# {name}", "", promise, ""]
     for heading in HEADINGS:
         said = found.get(heading, "")
@@ -217,7 +219,7 @@ def strategy(name: str) -> str:
         f"limbeck run {name}",
         "```",
         "",
-        "How it is put together: [stages, chains, fine-tuning](../stages.md).",
+        f"How it is put together: [{page}.md](../{page}.md).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -244,7 +246,8 @@ def index() -> str:
         "|---|---|",
         *(f"| [{kind}]({kind}.md) | {sections(term)[0]} |" for kind, term in TERMS.items()),
         "",
-        "Strategies, which say who teaches, in which order, and from which weights ([how](../stages.md)):",
+        "Strategies, which say who teaches, in which order, and from which weights: [stages](../stages.md),",
+        "[together](../collective.md).",
         "",
         "| recipe | what it does |",
         "|---|---|",

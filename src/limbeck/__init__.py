@@ -18,6 +18,7 @@ _HOMES = {
     "limbeck.data": ("Augment", "Transform"),
     "limbeck.evaluation.latency": ("Timing",),
     "limbeck.examining": ("Evidence",),
+    "limbeck.models.peers": ("Peers",),
     "limbeck.models.reused": ("reuse_head",),
     "limbeck.recipes.saved": ("load",),
     "limbeck.remembering": ("remember",),
@@ -26,6 +27,7 @@ _HOMES = {
     "limbeck.studying": ("study",),
     "limbeck.targets": ("Dense", "Sampled", "TopK"),
     "limbeck.teachers": ("teacher",),
+    "limbeck.teachers.own": ("SelfTeacher",),
     "limbeck.teachers.stored": ("Targets",),
     "limbeck.train": ("Optimizer", "Stage", "Training", "Tuning"),
 }

@@ -20,6 +20,7 @@ from limbeck.objectives import (
     feature,
     label,
     linear,
+    peers,
     reconstruct,
     regression,
     relation,
@@ -42,6 +43,7 @@ _FAMILIES: tuple[ModuleType, ...] = (
     contrast,
     sequence,
     linear,
+    peers,
     regression,
 )
 _LOSSES: dict[str, Callable[..., Any]] = {

@@ -19,12 +19,14 @@ from limbeck.data import Augmentation, Batches, Source, are_numbers, check_label
 from limbeck.objectives import Term, values
 from limbeck.replaying import Replay, replay
 from limbeck.teachers import JoinedTeacher
+from limbeck.teachers.own import SelfTeacher
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
 from limbeck.train import Engine, Stage, State, Student, Training, Tuner, combine, counted
+from limbeck.train.followers import Average, Follower, Snapshot
 from limbeck.train.trackers import check_trackers
 
-__all__ = ["Job", "Ready", "behind", "evaluation", "labelled", "make_ready", "on_device"]
+__all__ = ["Job", "Ready", "behind", "evaluation", "labelled", "make_ready", "on_device", "selves"]
 
 _EVALUATION_BATCH = 500
 _SAMPLES = 256
@@ -96,6 +98,9 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
         for member in behind(job.teacher):
             if isinstance(member, JoinedTeacher):
                 member.require(job.train.ids)
+            if isinstance(member, SelfTeacher):
+                _check_self(member, engine)
+                member.watch(job.student, inputs=job.inputs, outputs=job.outputs)
         answers = job.teacher.open(
             names,
             example,
@@ -123,6 +128,25 @@ def behind(teacher: Teaching | None) -> Iterator[Teaching]:
     yield teacher
     for inner in (*getattr(teacher, "members", ()), getattr(teacher, "inner", None), getattr(teacher, "live", None)):
         yield from behind(inner)
+
+
+def _check_self(teacher: SelfTeacher, engine: Engine) -> None:
+    if engine.sharded:
+        mend = 'set parallel="replicate", or give another teacher'
+        raise ConfigError(problem("teacher", f"{teacher.words} cannot follow a student that is sharded", mend))
+
+
+def selves(teacher: Teaching | None, model: nn.Module, per_epoch: int) -> dict[str, Follower]:
+    """What makes teachers that are the student's own self follow `model`, by its name in checkpoints."""
+    found: dict[str, Follower] = {}
+    for member in behind(teacher):
+        if isinstance(member, SelfTeacher) and member.model is not None:
+            name, every = f"teacher{len(found)}", (member.how.epochs or 1) * per_epoch
+            if member.how.decay is not None:
+                found[name] = Average(model, member.how.decay, into=member.model)
+            else:
+                found[name] = Snapshot(model, every, into=member.model)
+    return found
 
 
 def _judge(job: Job) -> Teaching | None:

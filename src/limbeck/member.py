@@ -26,13 +26,15 @@ from limbeck.core.sharding import parted, whole
 from limbeck.core.still import undisturbed
 from limbeck.data import Source
 from limbeck.evaluation import Scores, score
-from limbeck.job import Job, Ready, evaluation, labelled, make_ready, on_device
+from limbeck.evaluation.peers import accuracies
+from limbeck.job import Job, Ready, evaluation, labelled, make_ready, on_device, selves
+from limbeck.models import Peers, kept_model
 from limbeck.remembering import complete
 from limbeck.staging import Later, after, draws, passed, staged
 from limbeck.teachers.signal import Teaching
 from limbeck.teachers.stored import Targets
 from limbeck.train import State, Student, Tuner, checkpoint, fit
-from limbeck.train.average import Average
+from limbeck.train.followers import Average, Follower
 from limbeck.train.interrupt import EXIT_CODES, halting
 from limbeck.train.listeners import Watch, time_limit
 from limbeck.train.trackers import Tracking, tracking, untracked
@@ -140,6 +142,8 @@ class _Session:
         self.tuner = _tuner(job, self.student)  # type: ignore[arg-type]  # sharded, it is a copy, and still a Student
         self.optimizer = job.training.optimizer.build(self.student, self.tuner)
         self.average = Average(self.student, job.training.ema) if job.training.ema is not None else None
+        averages = {"average": self.average} if self.average is not None else {}
+        self.followers: dict[str, Follower] = averages | selves(job.teacher, self.given.model, self.per_epoch)
         # Without labels, validation holds the student against its teacher.
         self.val_judge = None if labelled(job.val) else self.judge
         self.state = State()
@@ -149,19 +153,23 @@ class _Session:
         self.saved_at = time.monotonic()
         self.track: Tracking = untracked
 
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return -(-len(self.batches) // self.job.training.pieces)
+
     def run(self) -> Result:
         """Train from the start, or from the last checkpoint."""
         job, training = self.job, self.job.training
         self._resume()
         if self.engine.rank and not self.state.step:  # draws of its own: what must be equal everywhere is built by now
             seed_everything(derive(job.seed, *draws(job), self.engine.rank))
-        per_epoch = -(-len(self.batches) // training.pieces)
         limit = time_limit(training.max_seconds) if training.max_seconds is not None else lambda: None
         label = f"{job.arm} (seed {job.seed})" + (f", {job.stage}" if job.stage else "")
         title = f"{job.arm}-{job.seed}" + (f"-{job.stage}" if job.stage else "")
         with (
             halting() as halt,
-            bar(label, per_epoch * training.epochs, show=job.show and first()) as advance,
+            bar(label, self.per_epoch * training.epochs, show=job.show and first()) as advance,
             tracking(training.trackers, title, self.folder.path, as_plain(training)) as self.track,
             telling(self.home),
         ):
@@ -183,7 +191,7 @@ class _Session:
                 clip=training.clip,
                 log_steps=training.log_steps,
                 non_finite=training.non_finite,
-                average=self.average,
+                followers=list(self.followers.values()),
                 tuner=self.tuner,
                 listeners=(listen,),
                 faults=self._hear_fault,
@@ -260,7 +268,7 @@ class _Session:
             "validation": self.validation,
             **self.engine.plain(),
         }
-        checkpoint.save(self.home, self.state.step, self.student, self.optimizer, plain, average=self.average)
+        checkpoint.save(self.home, self.state.step, self.student, self.optimizer, plain, followers=self.followers)
         if first():
             checkpoint.prune(self.home, keep=self.job.training.checkpoints)
 
@@ -273,7 +281,7 @@ class _Session:
             if self.home is not None and self.tuner.pulls:
                 checkpoint.save_best(self.home, self.tuner.start(), "start")
             return
-        plain = checkpoint.load(last, self.student, self.optimizer, average=self.average)
+        plain = checkpoint.load(last, self.student, self.optimizer, followers=self.followers)
         self.engine.restore(plain)
         if self.tuner.pulls:
             begun = self.home / "start.safetensors"
@@ -281,7 +289,7 @@ class _Session:
         self.state = State(**plain["state"])
         # Steps are whole wherever they were cut, so the place in the epoch follows from them.
         pieces = self.job.training.pieces
-        done = self.state.step - self.state.epoch * -(-len(self.batches) // pieces)
+        done = self.state.step - self.state.epoch * self.per_epoch
         self.state.micro = done * pieces
         self.watch.restore(plain["watch"])
         self.validation = plain["validation"]
@@ -326,7 +334,7 @@ class _Session:
             self.average = None  # the best weights were averaged when they were kept
         if best or self.state.micro:  # the weights are not those that the last epoch was scored with
             self.validation = dict(self._score(self.job.val, self.val_judge))
-        scores = dict(self._score(self.job.test, self.judge))
+        scores = {**self._score(self.job.test, self.judge), **self._peers()}
         taught = self._teacher_scores()
         if self.home is not None and first():
             checkpoint.prune(self.home, keep=1)
@@ -334,7 +342,15 @@ class _Session:
             write_json(self.home / "done.json", done)
         wait()
         self._hand_over()
-        return Result(self.job.student, scores, self.validation, self.state, taught)
+        return Result(kept_model(self.job.student), scores, self.validation, self.state, taught)
+
+    def _peers(self) -> dict[str, list[float]]:
+        """The accuracy of each of several peers; the first one's is the student's."""
+        if not isinstance(self.given.model, Peers) or not labelled(self.job.test):
+            return {}
+        batches = on_device(evaluation(self.job.test, self.job.workers), self.engine)
+        with undisturbed(self.student), self._averaged():
+            return {"peers": accuracies(self.engine.spread(self.student), batches)}
 
     def _hand_over(self) -> None:
         """The weights that were scored, in the caller's own module."""
@@ -358,7 +374,7 @@ class _Session:
         if last is None:
             where, wrong = str(self.home), "it says it is done, and holds no checkpoint"
             raise ConfigError(problem(where, wrong, "delete this folder to train again"))
-        checkpoint.load(last, self.student, average=self.average)
+        checkpoint.load(last, self.student, followers=self.followers)
         if self.job.training.keep == "best":
             self._restore_best()
             self.average = None
@@ -368,4 +384,4 @@ class _Session:
         except TypeError as error:
             wrong = f"is damaged: its state is no state ({error})"
             raise CheckpointError(problem(f"{self.home}/done.json", wrong, "delete it and run again")) from None
-        return Result(self.job.student, done["scores"], done["validation"], state, done["teacher"])
+        return Result(kept_model(self.job.student), done["scores"], done["validation"], state, done["teacher"])

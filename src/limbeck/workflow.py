@@ -173,7 +173,7 @@ def distill(
         result = train_member(job, folder)
         how = evidence.here() if evidence is not None else Evidence(measures=())
         run = _finish(job, result, folder, split_name, how=how, seconds=time.perf_counter() - started)
-    return dataclasses.replace(run, student=student)
+    return run if trained is student else dataclasses.replace(run, student=student)
 
 
 def evaluate(

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "job": {"data", "evaluation", "objectives", "replaying", "teachers", "train"},
     "staging": {"job", "train"},
     "trouble": {"job"},
-    "member": {"data", "evaluation", "job", "remembering", "staging", "teachers", "train", "trouble"},
+    "member": {"data", "evaluation", "job", "models", "remembering", "staging", "teachers", "train", "trouble"},
     "examining": {"data", "evaluation", "job", "metrics"},
     "findings": {"evaluation", "metrics"},
     "pictures": {"data", "evaluation", "examining", "job", "metrics"},

@@ -56,6 +56,9 @@ CALLS = {
     "squared_error": of("squared_error", *ROWS),
     "bounded_error": of("bounded_error", *ROWS, draw(6, 8)),
     "label_cross_entropy": of("label_cross_entropy", LOGITS[0], Y),
+    "teacher_free": of("teacher_free", LOGITS[0], Y),
+    "mutual": of("mutual", draw(6, 3, 5)),
+    "exits": of("exits", *LOGITS, Y),
     "standardize": of("standardize", LOGITS[0]),
 }
 FORMULAS = {

@@ -62,6 +62,8 @@ class Row:
 SIDES = {"student": "s", "teacher": "t"}
 PAIRS = (("a", "c"), ("b", "d"))
 FLOW = Case({"a": (6, 5, 4, 3), "b": (6, 5, 2, 3)}, {"c": (6, 5, 4, 3), "d": (6, 5, 2, 3)}, PAIRS)
+PEERS = Case({"peers": (6, 3, 5)}, {}, (("peers", "peers"),))
+EXITS = Case({"a": (6, 5, 4, 3), "b": (6, 3), "logits": (6, 5)}, {}, (("b", "b"), ("a", "a")))
 REVIEW = Case({"a": (6, 3, 6, 5), "b": (6, 4, 3, 2)}, {"c": (6, 4, 6, 5), "d": (6, 5, 3, 2)}, PAIRS)
 WIDTHS = (*LAYERS, layers(6, 5, teacher=(6, 9)))
 
@@ -74,6 +76,7 @@ def linear(*lead):
 
 ROWS = {
     "label": Row(zero=False, shift=True, permutes=False, labels=True, teacher=False),
+    "teacher_free": Row(zero=False, shift=True, labels=True, teacher=False),
     "kl": Row(shift=True, permutes=True),
     "reverse_kl": Row(shift=True, permutes=True),
     "jsd": Row(shift=True, permutes=True),
@@ -115,6 +118,9 @@ ROWS = {
         {"student": "h", "student_weight": "w", "teacher": "g", "teacher_weight": "v"},
         permutes=True,
     ),
+    "mutual": Row((PEERS,), zero=False, permutes=True, teacher=False, gradcheck=False),
+    "each": Row((PEERS,), {"term": Label()}, zero=False, labels=True, teacher=False),
+    "exits": Row((EXITS,), {"taps": ("b", "a")}, zero=False, labels=True, teacher=False),
     "squared_error": Row(LOGITS, {"target": "target"}, zero=False, teacher=False),
     "bounded_error": Row(LOGITS, {"target": "target"}, strict=False),
     "tokens": Row((outputs(6, 3, 5), outputs(6, 3, 2)), {"term": KL()}, strict=False, shift=True, permutes=True),

@@ -16,7 +16,7 @@ from limbeck.core.errors import ConfigError, NonFiniteError
 from limbeck.core.schedules import Constant
 from limbeck.data import as_source
 from limbeck.train import Engine, Training, checkpoint
-from limbeck.train.average import Average
+from limbeck.train.followers import Average
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(70, 5, generator=G)

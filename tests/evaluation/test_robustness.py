@@ -147,3 +147,28 @@ def test_samples_without_a_label_are_left_out():
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     batch = {"x": x, "y": torch.tensor([0, 0, 1, -1]), "id": torch.arange(4)}
     assert robustness(lambda given: {"logits": given["x"]}, [batch])["clean"] == pytest.approx(2 / 3)
+
+
+def test_much_larger_logits_fool_an_attack_on_the_loss_and_not_one_on_the_margin():
+    """A softmax that is sharp beyond rounding has no gradient: robust in looks alone (Carlini & Wagner 2017)."""
+    torch.manual_seed(0)
+    model = Linear(64)
+    x = torch.rand(40, 1, 8, 8)
+    y = model({"x": x})["logits"].argmax(1)
+    batches = [{"x": x, "y": y, "id": torch.arange(40)}]
+
+    def masked(batch):
+        return {"logits": 1e4 * model(batch)["logits"]}
+
+    plain, sharp = robustness(model, batches)["attacks"], robustness(masked, batches)["attacks"]
+    assert sharp["margin"] == plain["margin"] == plain["pgd"]  # two classes: the aims are one for the model itself
+    assert sharp["pgd"]["accuracy"][-1] > plain["pgd"]["accuracy"][-1] + 0.2
+
+
+def test_unlabelled_samples_are_left_where_they_were_drawn_by_an_attack_on_the_margin():
+    model = Linear(64)
+    batch = {"x": torch.rand(4, 1, 8, 8), "y": torch.tensor([0, 1, -1, -1]), "id": torch.arange(4)}
+    one = torch.ones(1, 1, 1, 1)
+    moved = attack(model, batch, 0.01, steps=1, mean=0 * one, std=one, aim="margin")
+    assert torch.equal(moved[2:], batch["x"][2:])
+    assert not torch.equal(moved[:2], batch["x"][:2])

@@ -19,7 +19,8 @@ def count(model):
 @pytest.mark.parametrize("kind", MODELS)
 def test_each_builds_with_its_defaults_and_answers(kind):
     model = MODELS[kind]().build((3, 32, 32), 10)
-    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    answer = model(torch.randn(2, 3, 32, 32))
+    assert (answer["logits"] if kind == "peers" else answer).shape == (2, 10)
 
 
 def test_sizes_by_hand():
@@ -61,3 +62,12 @@ def test_the_published_resnet_20_fits_and_reaches_its_accuracy():
     x = lb.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))(x)
     scores = lb.evaluate(model, (x, torch.from_numpy(labels).long()))
     assert scores["accuracy"] == pytest.approx(0.9173, abs=0.02)
+
+
+def test_dropout_follows_each_relu_and_is_not_there_when_it_is_zero():
+    noisy, calm = (MLP(hidden=(4, 4), dropout=rate).build((3,), 2) for rate in (0.5, 0.0))
+    assert sum(isinstance(layer, torch.nn.Dropout) for layer in noisy.modules()) == 2
+    assert not any(isinstance(layer, torch.nn.Dropout) for layer in calm.modules())
+    assert set(noisy.state_dict()) == set(calm.state_dict())
+    with pytest.raises(ValueError, match=r"mlp\.dropout"):
+        MLP(dropout=1.0)

@@ -60,3 +60,14 @@ def test_a_hard_label_stands_for_itself_and_none_for_nothing():
     label = chosen("test", s[:4], torch.tensor([2, -1, 0, -100]), ignore=-100)
     assert label.classes[:, 0].tolist() == [2, 0, 0, 0]
     assert label.share[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_temperature_divides_the_logits_and_nothing_makes_up_for_it(soft):
+    logits, y = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, -1])
+    given = torch.nn.functional.one_hot(y.clamp_min(0), 4).float() * (y >= 0).unsqueeze(-1) if soft else y
+    value = F.label_cross_entropy(logits, given, temperature=20.0, reduction="none")
+    wanted = F.label_cross_entropy(logits / 20.0, given, reduction="none")
+    torch.testing.assert_close(value, wanted)
+    with pytest.raises(ValueError, match=r"label\.temperature"):
+        Label(temperature=0.0)

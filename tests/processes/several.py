@@ -22,7 +22,7 @@ from limbeck.core.schedules import Linear
 from limbeck.core.sharding import whole
 from limbeck.objectives import as_objective
 from limbeck.train import Engine, Optimizer, State, Student, Tuner, Tuning, fit
-from limbeck.train.average import Average
+from limbeck.train.followers import Average
 from limbeck.train.tuning import UNTUNED
 
 G = torch.Generator().manual_seed(0)
@@ -100,7 +100,7 @@ def trained(
     state = State()
     fit(
         called, master, batches, objective, Optimizer(rate=0.05).build(held, tuner), epochs=EPOCHS, engine=engine,
-        schedule=lb.schedules.OneCycle(), accumulate=-(-24 // size), clip=0.5, state=state, average=average,
+        schedule=lb.schedules.OneCycle(), accumulate=-(-24 // size), clip=0.5, state=state, followers=(average,),
         tuner=tuner,
     )  # fmt: skip
     assert state.step == EPOCHS * 3

@@ -19,6 +19,7 @@ __all__ = ["CORRUPTIONS", "EPSILONS", "attack", "corrupt", "robustness"]
 
 Forward = Callable[[Named], Named]
 Kind = Literal["noise", "blur", "contrast", "shift"]
+Aim = Literal["label", "margin"]
 
 CORRUPTIONS: dict[str, tuple[float, ...]] = {
     "noise": (0.04, 0.08, 0.12, 0.18, 0.26),
@@ -32,6 +33,11 @@ to the side, so that small images can be corrupted too."""
 
 EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 _STEPS = 10
+_ATTACKS: tuple[tuple[str, int, Aim], ...] = (
+    ("fgsm", 1, "label"),
+    ("pgd", _STEPS, "label"),
+    ("margin", _STEPS, "margin"),
+)
 
 
 class _Scale(NamedTuple):
@@ -68,9 +74,13 @@ def corrupt(pixels_BCHW: Tensor, kind: Kind, strength: int, *, ids: Tensor, seed
 
 def attack(
     forward: Forward, batch: Named, epsilon: float, *, steps: int, mean: Tensor, std: Tensor,
-    low: float = -math.inf, high: float = math.inf, seed: int = 0,
+    low: float = -math.inf, high: float = math.inf, seed: int = 0, aim: Aim = "label",
 ) -> Tensor:  # fmt: skip
-    """The inputs `x` moved by at most `epsilon` a number, in units of (x * std + mean), to raise the label's loss.
+    """The inputs `x` moved by at most `epsilon` a number, in units of (x * std + mean), to make the label wrong.
+
+    `aim` is to raise the label's cross-entropy, or the margin by which another class's logit is above it. The latter is
+    blind to the scale of logits: where a softmax is so sharp that its gradient rounds to nothing, as after defensive
+    distillation, the first finds no way and the second does (Carlini & Wagner 2017, sections V and VIII).
 
     One step is FGSM (Goodfellow et al. 2015, section 4); more are PGD with a random start and steps of
     2.5 epsilon / steps (Madry et al. 2018, section 2.1). Moved inputs stay within low..high. Parameters gather no
@@ -86,17 +96,27 @@ def attack(
         with torch.enable_grad():
             leaf = moved.detach().requires_grad_(True)
             logits = forward({**batch, "x": (leaf - mean) / std})["logits"]
-            loss = F.cross_entropy(logits.float(), batch["y"].to(logits.device), ignore_index=-1, reduction="sum")
+            loss = _aimed(logits.float(), batch["y"].to(logits.device), aim)
             (slope,) = torch.autograd.grad(loss, leaf)
         moved = moved + step * slope.sign()
         moved = torch.minimum(torch.maximum(moved, start - epsilon), start + epsilon).clamp(low, high)
     return (moved.detach() - mean) / std
 
 
+def _aimed(logits_BC: Tensor, y: Tensor, aim: Aim) -> Tensor:
+    """What an attack raises, summed over the labelled samples."""
+    if aim == "label":
+        return F.cross_entropy(logits_BC, y, ignore_index=-1, reduction="sum")
+    known = y >= 0
+    some, own = logits_BC[known], y[known].unsqueeze(1)
+    others = some.scatter(1, own, -torch.inf).amax(1)
+    return (others - some.gather(1, own).squeeze(1)).sum() + 0 * logits_BC.sum()
+
+
 def robustness(
     forward: Forward, batches: Iterable[Named], *, normalize: Normalize | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracy on clean samples, under corruptions of images, and under FGSM and PGD, as plain data.
+    """Accuracy on clean samples, under corruptions of images, and under FGSM and PGD (two aims), as plain data.
 
     Images [B, C, H, W] are corrupted and attacked as pixels in 0..1, from which `normalize` made them. Other inputs
     get noise alone, and for them strengths and epsilons are in standard deviations of each feature.
@@ -121,12 +141,14 @@ def robustness(
             "epsilon": list(EPSILONS),
             "accuracy": [
                 _accuracy(
-                    forward, held, lambda batch, e=e, s=steps: _fooled(forward, batch, scale, e, steps=s, seed=seed)
+                    forward,
+                    held,
+                    lambda batch, e=e, s=steps, a=aim: _fooled(forward, batch, scale, e, steps=s, aim=a, seed=seed),
                 )
                 for e in EPSILONS
             ],
         }
-        for name, steps in (("fgsm", 1), ("pgd", _STEPS))
+        for name, steps, aim in _ATTACKS
     }
     return said
 
@@ -153,9 +175,11 @@ def _spoilt(batch: Named, scale: _Scale, kind: Any, level: int, seed: int) -> Te
     return x + amount * _noise(x, batch["id"], derive(seed, kind)) / scale.std
 
 
-def _fooled(forward: Forward, batch: Named, scale: _Scale, epsilon: float, *, steps: int, seed: int) -> Tensor:
+def _fooled(
+    forward: Forward, batch: Named, scale: _Scale, epsilon: float, *, steps: int, aim: Aim, seed: int
+) -> Tensor:
     return attack(forward, batch, epsilon, steps=steps, mean=scale.mean, std=scale.std, low=scale.low,
-                  high=scale.high, seed=seed)  # fmt: skip
+                  high=scale.high, seed=seed, aim=aim)  # fmt: skip
 
 
 def _accuracy(forward: Forward, held: Iterable[Mapping[str, Tensor]], change: Callable[..., Tensor]) -> float:

@@ -49,6 +49,7 @@ def document(
             comparisons += known
             if known and known[0]["verdict"] != "better":
                 said.append(_not_better(arm, arms[baseline]["label"], known[0]))
+    said += [note for arm in arms.values() if (note := _peers(arm))]
     runs = [run for arm in arms.values() for run in arm["runs"]]
     return {
         "format": 1,
@@ -128,6 +129,18 @@ def _compare(
         verdict = "better" if result.mean * sign > 0 else "worse"
     row = {"arm": name, "baseline": baseline, "metric": metric, **result._asdict(), "verdict": verdict}
     return {**row, "p": permutation_test([ours[s] for s in seeds], [theirs[s] for s in seeds]).p}
+
+
+def _peers(arm: Mapping[str, Any]) -> str:
+    """How far peers ended apart; the one that is scored was not chosen for it."""
+    each = [run["scores"]["peers"] for run in arm["runs"] if "peers" in run["scores"]]
+    if not each:
+        return ""
+    low, high = (100 * sum(side(one) for one in each) / len(each) for side in (min, max))
+    return (
+        f"{arm['label']}: the first of {len(each[0])} peers is the student, chosen before training. Their accuracy "
+        f"goes from {low:.2f} to {high:.2f} %" + (" (means over seeds)." if len(each) > 1 else ".")
+    )
 
 
 def _not_better(arm: Mapping[str, Any], base: str, row: Mapping[str, Any]) -> str:

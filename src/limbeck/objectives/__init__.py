@@ -14,8 +14,9 @@ from limbeck.objectives.contrast import CRD, InfoNCE
 from limbeck.objectives.decoupled import DKD, NKD
 from limbeck.objectives.divergence import JSD, KL, AlphaBeta, ReverseKL, SkewKL, SkewReverseKL, TotalVariation
 from limbeck.objectives.feature import ActivationBoundary, Cosine, Factor, Hint
-from limbeck.objectives.label import Label
+from limbeck.objectives.label import Label, TeacherFree
 from limbeck.objectives.linear import LinearKL
+from limbeck.objectives.peers import Each, Exits, Mutual
 from limbeck.objectives.reconstruct import MaskedGenerative, Review, Variational
 from limbeck.objectives.regression import BoundedError, SquaredError
 from limbeck.objectives.relation import CKA, PKT, RKD, Correlation, Similarity
@@ -29,6 +30,7 @@ from limbeck.objectives.transformer import AttentionRelation
 
 TERMS: dict[str, type] = {
     "label": Label,
+    "teacher_free": TeacherFree,
     "kl": KL,
     "reverse_kl": ReverseKL,
     "jsd": JSD,
@@ -64,6 +66,9 @@ TERMS: dict[str, type] = {
     "uld": ULD,
     "topk_kl": TopKKL,
     "linear_kl": LinearKL,
+    "mutual": Mutual,
+    "each": Each,
+    "exits": Exits,
     "squared_error": SquaredError,
     "bounded_error": BoundedError,
     "tokens": Tokens,
@@ -98,6 +103,8 @@ __all__ = [
     "Correlation",
     "Cosine",
     "Curriculum",
+    "Each",
+    "Exits",
     "Factor",
     "GradientNorm",
     "Hint",
@@ -107,6 +114,7 @@ __all__ = [
     "MSELogits",
     "MSEProbabilities",
     "MaskedGenerative",
+    "Mutual",
     "ReverseKL",
     "Review",
     "Similarity",
@@ -114,6 +122,7 @@ __all__ = [
     "SkewReverseKL",
     "SoftCrossEntropy",
     "SquaredError",
+    "TeacherFree",
     "Term",
     "Tokens",
     "TopKKL",

@@ -11,6 +11,7 @@ from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
 from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet, cifar10_steady
 from limbeck.recipes.digits import digits
+from limbeck.recipes.digits_collective import digits_defensive, digits_mutual, digits_noisy_student, digits_self
 from limbeck.recipes.digits_teaching import (
     digits_assistant,
     digits_born_again,
@@ -50,6 +51,10 @@ R = TypeVar("R")
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
+    "digits-mutual": digits_mutual,
+    "digits-self": digits_self,
+    "digits-noisy-student": digits_noisy_student,
+    "digits-defensive": digits_defensive,
     "digits-stages": digits_stages,
     "digits-assistant": digits_assistant,
     "digits-born-again": digits_born_again,

@@ -11,6 +11,7 @@ from limbeck.data import Splits
 from limbeck.recipes.base import Arm, Recipe
 from limbeck.recipes.build import built
 from limbeck.teachers import EnsembleTeacher, ModuleTeacher
+from limbeck.teachers.own import SelfTeacher
 from limbeck.teachers.signal import Teaching
 from limbeck.transfer import inherit
 
@@ -25,6 +26,8 @@ _WORDS = ("random", "fresh", "inherit")
 
 def teachers(arm: Arm) -> tuple[str, ...]:
     """The names of an arm's teachers."""
+    if arm.own is not None:
+        return ()
     if arm.teacher is None:
         return (_OWN,)
     return (arm.teacher,) if isinstance(arm.teacher, str) else tuple(arm.teacher)
@@ -46,7 +49,7 @@ def order(recipe: Recipe) -> list[str]:
         ConfigError: an arm needs one that is not there, or itself by way of others.
     """
     for name, arm in recipe.arms.items():
-        if not teachers(arm) or len(set(teachers(arm))) < len(teachers(arm)):
+        if (not teachers(arm) and arm.own is None) or len(set(teachers(arm))) < len(teachers(arm)):
             wrong = f"its teachers are {list(teachers(arm))}"
             raise ConfigError(problem(f"arms.{name}.teacher", wrong, "name one or more, each once"))
         for field, names in (("teacher", teachers(arm)), ("start", (arm.start,))):
@@ -87,7 +90,7 @@ def model_of(recipe: Recipe, name: str) -> object:
 def teacher_of(
     recipe: Recipe, name: str, own: ModuleTeacher, answers: Teaching, made: Mapping[str, nn.Module]
 ) -> Teaching | None:
-    """Who teaches an arm: nobody, the recipe's teacher (or its answers on disk), other arms' students, or several.
+    """Who teaches an arm: nobody, itself, the recipe's teacher (or its answers on disk), other arms' students.
 
     Args:
         recipe: the run.
@@ -99,6 +102,8 @@ def teacher_of(
     arm = recipe.arms[name]
     if not arm.taught:
         return None
+    if arm.own is not None:
+        return SelfTeacher(decay=arm.own.decay, epochs=arm.own.epochs)
     if teachers(arm) == (_OWN,):
         return answers
     every = [own if other == _OWN else ModuleTeacher(made[other]) for other in teachers(arm)]

@@ -20,6 +20,7 @@ from limbeck.models import MODELS
 from limbeck.objectives import Term, as_objective
 from limbeck.objectives.term import AnyTerm
 from limbeck.targets import CODECS, Dense
+from limbeck.teachers.own import SelfTeaching
 from limbeck.train import Stage, Training, Tuning
 from limbeck.train.stages import check_stages, terms_of
 
@@ -53,6 +54,7 @@ class Arm:
         teacher: who teaches it: "teacher", which is the recipe's, or other arms by name, whose students of the same
             seed do; several are an ensemble, the mean of their logits.
         student: the network, where it is not the recipe's student.
+        own: its own earlier self teaches it, and no other teacher does.
         start: the weights it begins with: "random", which are the same for all arms with one network at a seed;
             "fresh", drawn for this arm; "inherit", cut from the teacher's (`limbeck.transfer.inherit`); or those that
             "teacher" or another arm ended with.
@@ -68,6 +70,7 @@ class Arm:
     ema: float | None = None
     teacher: str | tuple[str, ...] | None = None
     student: AnyModel | None = None
+    own: SelfTeaching | None = None
     start: str = "random"
     stages: tuple[Stage, ...] = ()
     tuning: Tuning | None = None
@@ -76,6 +79,12 @@ class Arm:
         """Refuse an arm that matches nothing, or whose stages cannot be told apart."""
         as_objective(self.objective)
         check_stages("arms.stages", self.stages)
+        if self.own is not None and self.teacher is not None:
+            wrong = f"it is taught by itself and by {self.teacher!r}"
+            raise ConfigError(problem("arms.own", wrong, "leave one of them out, or give each an arm"))
+        if self.own is not None and not self.taught:
+            mend = "give a term that matches a teacher, such as kl, or leave `own` out"
+            raise ConfigError(problem("arms.own", "it would be its own teacher, and no term reads one", mend))
 
     @property
     def terms(self) -> tuple[Term, ...]:

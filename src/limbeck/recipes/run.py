@@ -20,6 +20,7 @@ from limbeck.evidence import arm, footprints, incidents, save_student
 from limbeck.examining import Subject
 from limbeck.findings import findings
 from limbeck.member import check
+from limbeck.models import kept_model, kept_setting
 from limbeck.pictures import looked_at, worst_disagreements
 from limbeck.recipes.arms import budgets, helps, model_of, order, teacher_of
 from limbeck.recipes.base import Arm, Recipe
@@ -95,7 +96,7 @@ def check_recipe(recipe: Recipe, taught: Splits, splits: Splits, out: object) ->
         master = teacher_of(recipe, name, teacher, teacher, ended)
         job = job_of(recipe, name, splits, master, ended=ended, seed=recipe.seed, show=False)
         check(job)
-        ended[name] = job.student
+        ended[name] = kept_model(job.student)
 
 
 def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *, seconds: float) -> Outcome:
@@ -131,7 +132,7 @@ def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *
     page = None
     if folder.path is not None and first():
         base = {
-            "model": as_plain(model_of(recipe, shown)),
+            "model": as_plain(kept_setting(model_of(recipe, shown))),
             "shape": list(shape_of(splits.train)),
             "classes": splits.train.classes,
         }

@@ -15,12 +15,14 @@ from torch import Tensor
 from limbeck.core.errors import ConfigError, DataError, ModelError, nearest, problem
 from limbeck.core.normalize import Normalize
 from limbeck.core.types import Named
-from limbeck.teachers.signal import Teaching, digest_of
+from limbeck.teachers.signal import Classes, Teaching, digest_of
+from limbeck.teachers.weighing import check_union, mean_of_known, placed, trusted
 
 __all__ = ["EnsembleTeacher"]
 
 Mean = Literal["logits", "probabilities"]
 Choose = Literal["all", "confident", "correct"]
+Trust = Literal["equal", "entropy", "label"]
 
 
 class EnsembleTeacher:
@@ -34,6 +36,10 @@ class EnsembleTeacher:
         weights: one for each member, which are scaled to sum to 1; equal when None.
         choose: whom to hear, for each sample: "all"; the one that is most "confident" (the largest probability, the
             first of equals); or those that are "correct" about the label, and all where none is or there is no label.
+        trust: what those who are heard are worth in a sample, beside their weights: "equal"; more where their answer is
+            sharper than the others' ("entropy"), or nearer to the label ("label", equal where there is none).
+        classes: for each member, the student's class for each of its own, where they know different ones. A class is
+            the mean of those who know it.
         dropout: the probability that a member is left out of a sample's mean, at least one stays. Who is left out
             follows from seed, sample id and view, so that a stored answer is the live one.
         seed: of the dropout.
@@ -49,13 +55,15 @@ class EnsembleTeacher:
         mean: Mean = "logits",
         weights: Sequence[float] | None = None,
         choose: Choose = "all",
+        trust: Trust = "equal",
+        classes: Sequence[Classes] | None = None,
         dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.members = tuple(members)
         if not self.members or len({id(member) for member in self.members}) < len(self.members):
             raise ConfigError(problem("teacher", "an ensemble needs different members", "give each teacher once"))
-        for name, value, known in (("mean", mean, _MEANS), ("choose", choose, _CHOICES)):
+        for name, value, known in (("mean", mean, _MEANS), ("choose", choose, _CHOICES), ("trust", trust, _TRUSTS)):
             if value not in known:
                 raise ConfigError(problem(f"teacher.{name}", f"it is {value!r}", nearest(str(value), known)))
         if not 0 <= dropout < 1:
@@ -65,6 +73,7 @@ class EnsembleTeacher:
             wrong = f"weights are {given} for {len(self.members)} members"
             raise ConfigError(problem("teacher.weights", wrong, "give one number above 0 for each"))
         self.weights = tuple(weight / sum(given) for weight in given)
+        self.trust, self.classes = trust, check_union(classes, len(self.members))
         self.mean, self.choose, self.dropout, self.seed = mean, choose, dropout, seed
 
     @property
@@ -91,6 +100,8 @@ class EnsembleTeacher:
             "mean": self.mean,
             "weights": list(self.weights),
             "choose": self.choose,
+            **({"trust": self.trust} if self.trust != "equal" else {}),
+            **({"classes": [index.tolist() for index in self.classes]} if self.classes is not None else {}),
             "dropout": self.dropout,
             "seed": self.seed if self.dropout else None,
         }
@@ -137,9 +148,10 @@ class EnsembleTeacher:
         how |= {} if samples is None else {"samples": samples}
         answers = [member.open(asked[i], example, **how) for i, member in enumerate(self.members)]
         shapes = [tuple(answer["logits"].shape) for answer in answers]
-        if len(set(shapes)) > 1:
+        if len(set(shapes)) > 1 and self.classes is None:
             wrong = f"its members answer with {shapes}"
-            raise ModelError(problem("teacher", wrong, "give them the same classes, with `classes=` where needed"))
+            mend = "say with `classes` which of the student's classes each has, or give them the same"
+            raise ModelError(problem("teacher", wrong, mend))
         return self._joined(answers, example)
 
     def close(self) -> None:
@@ -154,8 +166,15 @@ class EnsembleTeacher:
     @torch.no_grad()
     def _joined(self, answers: Sequence[Named], batch: Named) -> dict[str, Tensor]:
         each = [answer["logits"] for answer in answers]
+        if self.classes is not None:
+            each = placed(each, self.classes)
         weights_BM = self._weights(each, batch)
-        logits = _mean_logits(each, weights_BM) if self.mean == "logits" else _mean_probabilities(each, weights_BM)
+        if self.classes is not None:
+            logits = mean_of_known(each, weights_BM, self.classes, of=self.mean).to(_wide(each))
+        elif self.mean == "logits":
+            logits = _mean_logits(each, weights_BM)
+        else:
+            logits = _mean_probabilities(each, weights_BM)
         own = {f"{i}.{name}": value for i, answer in enumerate(answers) for name, value in answer.items()}
         return {"logits": logits, **own}
 
@@ -166,8 +185,10 @@ class EnsembleTeacher:
         if self.dropout:
             view = batch["view"] if "view" in batch else torch.zeros_like(batch["id"])
             heard_BM = kept(batch["id"], view, members=len(each), rate=self.dropout, seed=self.seed).to(first.device)
-        if self.choose != "all" and first.dim() != 2:
-            raise ModelError(problem("teacher.choose", f"answers are {tuple(first.shape)}", 'take choose="all"'))
+        for name, value, plain in (("choose", self.choose, "all"), ("trust", self.trust, "equal")):
+            if value != plain and first.dim() != 2:
+                wrong = f"answers are {tuple(first.shape)}, and it is by sample"
+                raise ModelError(problem(f"teacher.{name}", wrong, f'take {name}="{plain}"'))
         if self.choose == "confident":
             sure_BM = torch.stack([logits.float().softmax(-1).amax(-1) for logits in each], 1)
             best_B = sure_BM.masked_fill(~heard_BM, -1.0).argmax(1)
@@ -177,6 +198,8 @@ class EnsembleTeacher:
             right_BM = torch.stack([logits.argmax(-1) == y_B for logits in each], 1) & heard_BM
             heard_BM = torch.where(right_BM.any(1, keepdim=True), right_BM, heard_BM)
         weights_BM = heard_BM * torch.tensor(self.weights, dtype=torch.float64, device=first.device)
+        if self.trust == "entropy" or (self.trust == "label" and "y" in batch):
+            weights_BM = weights_BM * trusted(each, heard_BM, batch["y"] if self.trust == "label" else None)
         return weights_BM / weights_BM.sum(1, keepdim=True)
 
 
@@ -229,3 +252,4 @@ def _wide(each: Sequence[Tensor]) -> torch.dtype:
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MEANS = ("logits", "probabilities")
 _CHOICES = ("all", "confident", "correct")
+_TRUSTS = ("equal", "entropy", "label")

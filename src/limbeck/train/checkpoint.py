@@ -1,9 +1,9 @@
 """Checkpoints: a folder each, written whole or not at all, and exact resume.
 
-`step-00000120/` holds `tensors.safetensors` (student, heads, their average, optimizer, random states) and `state.json`
-(everything that is no tensor, and the digest of the tensors). It is made under another name and renamed, so a folder
-with this name is complete. Tensors are whole whatever number of processes trained them, and any number can go on: the
-first process writes, all read; each has random states of its own.
+`step-00000120/` holds `tensors.safetensors` (student, heads, what follows them, optimizer, random states) and
+`state.json` (everything that is no tensor, and the digest of the tensors). It is made under another name and renamed,
+so a folder with this name is complete. Tensors are whole whatever number of processes trained them, and any number can
+go on: the first process writes, all read; each has random states of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from limbeck.core.processes import collect, first, number
 from limbeck.core.records import read_object, write_json
 from limbeck.core.seeds import derive, seed_everything
 from limbeck.core.sharding import parted, whole
-from limbeck.train.average import Average
+from limbeck.train.followers import Follower
 
 __all__ = ["latest", "load", "prune", "save", "save_best"]
 
@@ -41,7 +41,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     plain: Mapping[str, Any],
     *,
-    average: Average | None = None,
+    followers: Mapping[str, Follower] | None = None,
 ) -> Path:
     """Write a checkpoint and return its folder. Every process must call; the first one writes.
 
@@ -49,8 +49,8 @@ def save(
         CheckpointError: the folder cannot be written; earlier checkpoints are untouched.
     """
     tensors = {f"student/{name}": whole(value) for name, value in student.state_dict().items()}
-    if average is not None:
-        tensors |= {f"average/{name}": value for name, value in average.plain().items()}
+    for who, follower in (followers or {}).items():
+        tensors |= {f"{who}/{name}": value for name, value in follower.plain().items()}
     state = optimizer.state_dict()
     numbers: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
@@ -146,9 +146,9 @@ def load(
     student: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     *,
-    average: Average | None = None,
+    followers: Mapping[str, Follower] | None = None,
 ) -> dict[str, Any]:
-    """Restore student, average, optimizer and random states; return what else was saved.
+    """Restore student, followers, optimizer and random states; return what else was saved.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit.
@@ -161,8 +161,8 @@ def load(
     except RuntimeError as error:
         wrong = f"it belongs to another student ({str(error).splitlines()[-1].strip()})"
         raise CheckpointError(problem(str(checkpoint), wrong, "choose another output folder")) from None
-    if average is not None:
-        average.restore({k.removeprefix("average/"): v for k, v in tensors.items() if k.startswith("average/")})
+    for who, follower in (followers or {}).items():
+        follower.restore({k.removeprefix(f"{who}/"): v for k, v in tensors.items() if k.startswith(f"{who}/")})
     if optimizer is not None:
         _restore_optimizer(optimizer, tensors, plain["optimizer"])
         _restore_random(tensors, plain["random"], plain["step"])

@@ -23,8 +23,8 @@ from limbeck.core.schedules import Schedule, settled, value_at
 from limbeck.core.still import buffers_as_now
 from limbeck.core.types import Named
 from limbeck.objectives import Term, relates, term_names, units, values
-from limbeck.train.average import Average
 from limbeck.train.engine import Engine
+from limbeck.train.followers import Follower
 from limbeck.train.tuning import UNTUNED, Tuner
 
 __all__ = ["REASONS", "Epochs", "Listener", "State", "combine", "counted", "fit"]
@@ -120,7 +120,7 @@ def fit(
     clip: float | None = None,
     log_steps: int = 50,
     non_finite: Literal["stop", "skip"] = "stop",
-    average: Average | None = None,
+    followers: Sequence[Follower] = (),
     tuner: Tuner = UNTUNED,
     listeners: Sequence[Listener] = (),
     faults: Callable[[FaultRecord], None] = lambda _: None,
@@ -142,7 +142,7 @@ def fit(
         clip: the largest gradient norm, or None.
         log_steps: listeners hear every so many steps, and the last step of each epoch.
         non_finite: what follows a step whose loss or gradient is not finite: "stop", or "skip" it and go on.
-        average: follows the weights.
+        followers: are told after every step that was taken.
         tuner: holds parts back, and draws weights to where they began.
         listeners: every one hears every record.
         faults: hears of a step that is not finite, before the run stops or goes on.
@@ -194,8 +194,8 @@ def fit(
                 norm = engine.norm(optimizer, math.inf if clip is None else clip)
             if not looks or guard.passes(state, total, norm, sums, micro_batches):
                 engine.step(optimizer, tuner.pull)
-                if average is not None:
-                    average.follow(state.step)
+                for follower in followers:
+                    follower.follow(state.step)
             optimizer.zero_grad(set_to_none=True)
             state.seconds = time.perf_counter() - clock
             if epoch_end:

@@ -20,6 +20,7 @@ _KINDS = (
     ("Shift", ("robustness", "corruptions", "shift"), ""),
     ("Attack in one step (FGSM)", ("robustness", "attacks", "fgsm", "accuracy"), "epsilon"),
     ("Attack step by step (PGD)", ("robustness", "attacks", "pgd", "accuracy"), "epsilon"),
+    ("Attack on the margin (PGD)", ("robustness", "attacks", "margin", "accuracy"), "epsilon"),
     ("Noise on inputs", ("sensitivity", "inputs", "accuracy"), "scale"),
     ("Noise on weights", ("sensitivity", "weights", "accuracy"), "scale"),
 )
