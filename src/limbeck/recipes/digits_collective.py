@@ -132,7 +132,7 @@ def digits_noisy_student() -> Recipe:
         teacher=Master(model=calm, training=_SHORT, data=Digits()),
         student=calm,
         training=dataclasses.replace(_SHORT, batch_size=60),
-        augment=Augment(crop=1, rotate=10, erase=0.2),
+        augment=Augment(crop=1, rotate=10.0, erase=0.2),
         arms={
             "plain": Arm(label="Labels alone", objective=_LABELS, epochs=380, labelled_only=True),
             "second": Arm(label="Noisy student, second round", objective=told, teacher="first", student=noisy),
