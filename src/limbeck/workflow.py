@@ -147,7 +147,7 @@ def distill(
     final = as_source(test, where="test", classes=source.classes) if test is not None else held_out
     master = None if teacher is None else as_teacher(teacher)
     auto = as_auto(objective)
-    terms = as_objective(objective if objective is not None and auto is None else _default(master))
+    terms = as_objective(_default(master) if objective is None or isinstance(objective, str | Auto) else objective)
     job = Job(
         student=trained,
         teacher=master,

@@ -21,6 +21,7 @@ from limbeck.report.sections import (
     scores,
     seeds,
     steadiness,
+    trials,
     words,
 )  # fmt: skip
 from limbeck.report.sections.blocks import Section
@@ -42,6 +43,7 @@ SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     robustness.section,
     attention.section,
     disagreements.section,
+    trials.section,
     words.notes,
     made.section,
     words.glossary,
