@@ -32,7 +32,8 @@ class Auto:
         keep: the share of the candidates that is tried for longer after each round.
         views: augmented versions of each sample for which the teacher's answers are kept; up to 8 when None. 0 asks
             the teacher at each step instead.
-        margin: how many standard errors, over validation samples, a candidate must be ahead of plain.
+        margin: how many standard errors a candidate must be ahead of plain in accuracy, paired over validation samples;
+            where it is ahead by less, it must be so far ahead in cross-entropy.
 
     Raises:
         ConfigError: a number makes no sense, or a candidate is no objective, or learns nothing from a teacher.
@@ -41,9 +42,9 @@ class Auto:
     share: float = 1.0
     candidates: Mapping[str, tuple[AnyTerm, ...]] | None = None
     layers: tuple[tuple[str, str], ...] = ()
-    keep: float = 0.5
+    keep: float = 1 / 3
     views: int | None = None
-    margin: float = 0.0
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be tried."""
@@ -86,7 +87,7 @@ class Auto:
             terms = as_objective(objective)
             rest = terms if labels else tuple(term for term in terms if "y" not in term.needs().batch)
             # What differs from another only in how it weighs labels is the same without them.
-            if any(term.needs().teacher for term in rest) and (labels or not _scaled(rest, made.values())):
+            if any(term.needs().teacher for term in rest) and rest not in made.values():
                 made[name] = rest
         if not made:
             wrong = "no sample has a label, and every candidate needs some"
@@ -99,9 +100,8 @@ def defaults(layers: Sequence[tuple[str, str]] = ()) -> dict[str, tuple[Term, ..
     label = Label(weight=0.5)
     made: dict[str, tuple[Term, ...]] = {
         "kl-2": (KL(temperature=2.0, weight=0.5), label),
-        "kl-1": (KL(temperature=1.0, weight=0.5), label),
         "kl-4": (KL(temperature=4.0, weight=0.9), Label(weight=0.1)),
-        "standardized": (KL(temperature=2.0, weight=9.0, standardize=True), Label(weight=0.1)),
+        "standardized": (KL(temperature=2.0, weight=2.0, standardize=True), label),
         "dkd": (DKD(temperature=2.0, alpha=1.0, beta=2.0, weight=0.5), label),
         "dist": (DIST(temperature=1.0, weight=1.0), label),
     }
@@ -125,7 +125,3 @@ def as_auto(objective: Any) -> Auto | None:
             raise ConfigError(problem("objective", wrong, 'give terms such as limbeck.KL(), or "auto"'))
         return Auto()
     return objective if isinstance(objective, Auto) else None
-
-
-def _scaled(terms: tuple[Term, ...], others: Any) -> bool:
-    return any(terms == other for other in others)

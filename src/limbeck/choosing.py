@@ -45,6 +45,8 @@ _LEAST_SAMPLES = 30
 _LEAST_STEPS = 5
 _LEAST_SHARE = 64
 """A trial has a 64th of a whole training's steps at least."""
+_GROWTH = 2.0
+"""A round has twice the budget of the one before: it is in the last that plain or another is chosen."""
 _VIEWS = 8
 
 Say = Callable[[str], None]
@@ -124,7 +126,7 @@ def _plan(auto: Auto, job: Job, candidates: int, *, plain: bool) -> list[Rung]:
     # Where samples are mixed, partners come from the set that is trained on, and stored answers are for the whole.
     least = max(_LEAST_STEPS, full // _LEAST_SHARE, _per_epoch(job) if mixes else 1)
     budget = math.floor(auto.share * full)
-    return rungs(candidates, budget=budget, most=full, carried=plain, keep=auto.keep, least=least)
+    return rungs(candidates, budget=budget, most=full, carried=plain, keep=auto.keep, growth=_GROWTH, least=least)
 
 
 @contextmanager
@@ -259,17 +261,23 @@ def _rank(score: Score) -> tuple[float, float]:
 
 
 def ahead(best: Score, plain: Score, margin: float) -> bool:
-    """Whether a candidate is ahead of plain, by more than `margin` standard errors of their paired difference."""
+    """Whether a candidate beat plain: by more than `margin` standard errors of the paired difference in accuracy.
+
+    With few samples accuracy moves in large steps. So a candidate that is ahead by less, or level, is asked for a
+    cross-entropy that is lower by more than that.
+    """
     if best.accuracy is None or plain.accuracy is None:
         return best.accuracy is not None
-    for sign, mine, theirs in ((1, best.right, plain.right), (-1, best.nll, plain.nll)):
-        gap = sign * (mine - theirs)
-        if float(gap.abs().sum()) == 0:
-            continue
-        error = float(gap.std(unbiased=True)) / math.sqrt(len(gap)) if len(gap) > 1 else 0.0
-        if float(gap.mean()) != 0 or sign < 0:
-            return float(gap.mean()) > margin * error
-    return False
+    gain, error = _paired(best.right - plain.right)
+    if gain > margin * error:
+        return True
+    less, error = _paired(plain.nll - best.nll)
+    return gain >= 0 and less > margin * error
+
+
+def _paired(gap: Tensor) -> tuple[float, float]:
+    """The mean of differences, and its standard error."""
+    return float(gap.mean()), float(gap.std(unbiased=True)) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
 
 
 def _told(trial: Trial[Score], job: Job, objective: tuple[Term, ...]) -> dict[str, Any]:

@@ -50,7 +50,14 @@ def test_without_it_the_page_is_as_it_was(run):
 
 
 def test_pieces_of_the_wrong_kind_are_passed_over(run):
-    found = evidence() | {"churn": 3, "rates": [1], "comparisons": {"a": 1}, "trials": [4, {}], "gallery": ["x"], "random": None}
+    found = evidence() | {
+        "churn": 3,
+        "rates": [1],
+        "comparisons": {"a": 1},
+        "trials": [4, {}],
+        "gallery": ["x"],
+        "random": None,
+    }
     found["arms"] = {"model": [3, {"robustness": "none"}]}
     assert "Where student and teacher disagree most" in page_with(run, found)
 

@@ -17,12 +17,12 @@ from limbeck.search import halve, rungs
     budget=st.integers(1, 10_000),
     most=st.integers(1, 5_000),
     carried=st.booleans(),
-    keep=st.floats(0.05, 0.95),
+    keep=st.floats(0.05, 0.6),
+    growth=st.floats(1, 2),
 )
-def test_what_is_spent_never_exceeds_the_budget(arms, budget, most, carried, keep):
-    if budget < (arms + carried) * 40:  # 40 arms have 39 rounds at most
-        budget *= (arms + carried) * 40
-    plan = rungs(arms, budget=budget, most=most, carried=carried, keep=keep)
+def test_what_is_spent_never_exceeds_the_budget(arms, budget, most, carried, keep, growth):
+    budget *= 2 * (arms + carried) * 2**9  # the first of at most ten rounds gets a 2**-10th of it at least
+    plan = rungs(arms, budget=budget, most=most, carried=carried, keep=keep, growth=growth)
     assert sum(rung.arms * rung.steps for rung in plan) <= budget
     assert all(1 <= rung.steps <= most for rung in plan)
     assert plan[0].arms == arms + carried
@@ -33,6 +33,8 @@ def test_the_plan_of_the_paper():
     """Jamieson & Talwalkar's figure 2 with 8 arms and 240 steps: three rungs, an arm's part of each by hand."""
     assert [(r.arms, r.steps) for r in rungs(8, budget=240, most=240)] == [(8, 10), (4, 20), (2, 40)]
     assert [(r.arms, r.steps) for r in rungs(6, budget=840, most=840, carried=True, keep=1 / 3)] == [(7, 60), (3, 140)]
+    grown = rungs(6, budget=840, most=840, carried=True, keep=1 / 3, growth=2)
+    assert [(r.arms, r.steps) for r in grown] == [(7, 40), (3, 186)]
     assert [(r.arms, r.steps) for r in rungs(1, budget=100, most=30, carried=True)] == [(2, 30)]
 
 

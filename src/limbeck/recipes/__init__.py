@@ -10,7 +10,7 @@ from limbeck.core.errors import ConfigError, problem
 from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
 from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet
-from limbeck.recipes.digits import digits
+from limbeck.recipes.digits import digits, digits_auto
 from limbeck.recipes.remember import part, remember_recipe, told
 from limbeck.recipes.run import Outcome, run_recipe
 from limbeck.recipes.squeeze import Squeeze, squeeze_recipe
@@ -42,6 +42,7 @@ R = TypeVar("R")
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
+    "digits-auto": digits_auto,
     "cifar10-conv": cifar10_conv,
     "cifar10-resnet": cifar10_resnet,
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from limbeck.auto import Auto
 from limbeck.core.check import positive, whole
 from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.normalize import Normalize
@@ -17,7 +18,7 @@ from limbeck.core.setting import as_plain, build, setting, tagged
 from limbeck.data import SOURCES, Augment
 from limbeck.examining import Evidence
 from limbeck.models import MODELS
-from limbeck.objectives import TERMS, as_objective
+from limbeck.objectives import TERMS, Term, as_objective
 from limbeck.targets import CODECS, Dense
 from limbeck.train import Training
 
@@ -42,7 +43,8 @@ class Arm:
 
     Args:
         label: its name for people.
-        objective: the terms.
+        objective: the terms; none where `auto` chooses them.
+        auto: try several objectives for a short while, and train with the best; plain, unless one is better.
         rate: the learning rate that was chosen for this arm on validation; the recipe's own when None.
         epochs: where an arm needs another number of passes for an equal number of steps (fewer samples).
         labelled_only: leave samples without a label out.
@@ -50,15 +52,26 @@ class Arm:
     """
 
     label: str
-    objective: tuple[AnyTerm, ...]
+    objective: tuple[AnyTerm, ...] = ()
+    auto: Auto | None = None
     rate: float | None = None
     epochs: int | None = None
     labelled_only: bool = False
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an arm that matches nothing."""
-        as_objective(self.objective)
+        """Refuse an arm that matches nothing, or is to choose what it was given."""
+        if self.auto is None:
+            as_objective(self.objective)
+        elif self.objective:
+            raise ConfigError(problem("arms", "an arm has an objective, and auto as well", "leave one of them out"))
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All terms that it may be trained with."""
+        if self.auto is None:
+            return tuple(self.objective)
+        return tuple(term for terms in self.auto.objectives(labels=True).values() for term in terms)
 
 
 @setting
@@ -151,7 +164,7 @@ class Recipe:
             raise ConfigError(
                 problem("baseline", f"there is no arm {self.baseline!r}", nearest(self.baseline, self.arms))
             )
-        if self.baseline is not None and any(t.needs().teacher for t in self.arms[self.baseline].objective):
+        if self.baseline is not None and any(t.needs().teacher for t in self.arms[self.baseline].terms):
             mend = "name the arm that learns from labels alone, or set baseline to null where there is none"
             raise ConfigError(problem("baseline", f"the arm {self.baseline!r} has a teacher", mend))
         for name in self.arms:

@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 def teacher_names(recipe: Recipe) -> list[str]:
     """What the arms read of the teacher."""
-    return sorted({name for arm in recipe.arms.values() for term in arm.objective for name in term.needs().teacher})
+    return sorted({name for arm in recipe.arms.values() for term in arm.terms for name in term.needs().teacher})
 
 
 def remember_for(

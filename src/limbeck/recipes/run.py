@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import report
+from limbeck.choosing import check_auto
 from limbeck.core.errors import ConfigError, DataError, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.processes import first
@@ -88,8 +89,9 @@ def check_recipe(recipe: Recipe, taught: Splits, splits: Splits, out: object) ->
         model = built(recipe.teacher.model, splits.train, recipe.seed, "teacher")
         teacher = ModuleTeacher(model)
         check(teacher_job(recipe, model, taught, splits, seed=recipe.seed, show=False))
-    for name in recipe.arms:
-        check(job_of(recipe, name, splits, teacher, seed=recipe.seed, show=False))
+    for name, each in recipe.arms.items():
+        job = job_of(recipe, name, splits, teacher, seed=recipe.seed, show=False)
+        check(job) if each.auto is None else check_auto(each.auto, job)
 
 
 def conclude(recipe: Recipe, splits: Splits, folder: RunFolder, made: Members, *, seconds: float) -> Outcome:
@@ -151,7 +153,7 @@ def _subject(recipe: Recipe, splits: Splits, made: Members, name: str) -> Subjec
 def _evidence(recipe: Recipe, splits: Splits, made: Members, shown: str, *, costs: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `evidence.json`: every member's, and what is made once, of the first seed's models."""
     how = recipe.evidence.here() if recipe.evidence is not None else None
-    further: dict[str, Any] = {}
+    further: dict[str, Any] = {"trials": made.trials}
     if how is not None:
         teacher, student = (_subject(recipe, splits, made, name) for name in ("teacher", shown))
         further["samples"] = min(how.samples, len(splits.test))

@@ -2,7 +2,8 @@
 
 It knows names, steps and whatever `run` gives back, and nothing of training. Source: Jamieson & Talwalkar 2016,
 "Non-stochastic best arm identification and hyperparameter optimization", figure 2; here every trial begins anew, so
-that each has a learning-rate schedule of its own, and one arm may be carried to the end whatever it scores.
+that each has a learning-rate schedule of its own, one arm may be carried to the end whatever it scores, and later
+rungs may have a larger part of the budget.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ class Trial(Generic[S]):
     why: str
 
 
-def rungs(arms: int, *, budget: int, most: int, carried: bool = False, keep: float = 0.5, least: int = 1) -> list[Rung]:
-    """How many arms get how many steps: each rung has an equal part of the budget, which its arms share equally.
+def rungs(
+    arms: int, *, budget: int, most: int, carried: bool = False, keep: float = 0.5, growth: float = 1.0, least: int = 1
+) -> list[Rung]:
+    """How many arms get how many steps: each rung has a part of the budget, which its arms share equally.
 
     From rung to rung the share `keep` of the arms that compete stays, rounded up and one fewer at least; the carried
     arm is not among those. The last rung is the one after which a single competitor is left. The sum over rungs of
@@ -52,6 +55,7 @@ def rungs(arms: int, *, budget: int, most: int, carried: bool = False, keep: flo
         most: steps that one trial may have; what is left over is not spent.
         carried: whether one more arm is carried through every rung.
         keep: the share that stays.
+        growth: the part of a rung over that of the one before; 1 is the paper's, more makes the last trials longer.
         least: steps that a trial needs to say anything.
 
     Raises:
@@ -63,7 +67,11 @@ def rungs(arms: int, *, budget: int, most: int, carried: bool = False, keep: flo
     while (fewer := min(math.ceil(counts[-1] * keep), counts[-1] - 1)) > 1:
         counts.append(fewer)
     extra = int(carried)
-    made = [Rung(count + extra, min(most, budget // (len(counts) * (count + extra)))) for count in counts]
+    parts = [growth**number for number in range(len(counts))]
+    made = [
+        Rung(count + extra, min(most, math.floor(budget * part / sum(parts) / (count + extra))))
+        for count, part in zip(counts, parts, strict=True)
+    ]
     if made[0].steps < least:
         wrong = f"{budget} steps for trials give {made[0].arms} of them {made[0].steps} each, and {least} are the least"
         raise ConfigError(problem("share", wrong, "give a larger share, fewer candidates, or more epochs"))

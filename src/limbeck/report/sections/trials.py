@@ -17,7 +17,7 @@ _LEAD = (
     "The objective was chosen by short trainings from the same start, scored on validation samples. Of each round the "
     "best go on and are trained for longer, up to the end of the trials; the student on labels alone is tried in every "
     "round, and is what was trained in the end unless something was ahead of it. Short trainings do not foretell long "
-    "ones for certain, and the best of many is flattered a little: judge by the scores above, which are of other samples."
+    "ones for certain, and the best of many is flattered a little: judge by the scores above."
 )
 
 
@@ -32,7 +32,9 @@ def section(run: Run) -> Section | None:
         names = list(dict.fromkeys(text(row["candidate"]) for row in mine))
         if rounds:
             heads = [Head("Candidate"), Head("Terms", left=True), *(_head(mine, at) for at in rounds)]
-            table = [[Cell(name), Cell(_terms(mine, name)), *(_cell(mine, name, at) for at in rounds)] for name in names]
+            table = [
+                [Cell(name), Cell(_terms(mine, name)), *(_cell(mine, name, at) for at in rounds)] for name in names
+            ]
             blocks.append(Table(f"Accuracy on validation, {called.get(arm, arm)}", heads, table))
     return Section("trials", "What was tried", "What was tried", _LEAD, blocks) if blocks else None
 
