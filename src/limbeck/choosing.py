@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor
 from limbeck.auto import PLAIN, Auto
 from limbeck.core.errors import ConfigError, DataError, NonFiniteError, problem
 from limbeck.core.folder import RunFolder
-from limbeck.core.processes import first, wait
+from limbeck.core.processes import first, processes, wait
 from limbeck.core.records import read_object, write_json
 from limbeck.core.seeds import derive
 from limbeck.core.still import undisturbed
@@ -133,16 +133,18 @@ def _plan(auto: Auto, job: Job, candidates: int, *, plain: bool) -> list[Rung]:
 def choosing(auto: Auto, job: Job, folder: RunFolder, *, say: Say = lambda _: None) -> Iterator[Choice]:
     """`choose`, with the teacher's answers kept until what was chosen has been trained."""
     with tempfile.TemporaryDirectory() as scratch:
-        name = f"{job.folder_name}-{job.seed}" if job.folder_name else "auto"
-        home = folder.path / "targets" / name if folder.path is not None else Path(scratch) / "targets"
-        objectives = auto.objectives(labels=labelled(job.train))
-        yield choose(auto, _with_answers(auto, job, objectives, home), folder, say=say)
+        yield choose(auto, _with_answers(auto, job, folder, Path(scratch) / "targets"), folder, say=say)
 
 
-def _with_answers(auto: Auto, job: Job, objectives: Mapping[str, tuple[Term, ...]], home: Path) -> Job:
+def _with_answers(auto: Auto, job: Job, folder: RunFolder, scratch: Path) -> Job:
     """The same with the teacher's answers kept on disk, so that it is asked once for all trials."""
     if auto.views == 0 or job.teacher is None or isinstance(job.teacher, Targets):
         return job
+    if processes() > 1 and (folder.path is None or getattr(job.teacher, "shard", False)):
+        return job  # there is no place that all of them can write to, or a teacher in parts, whom all must ask alike
+    name = f"{job.folder_name}-{job.seed}" if job.folder_name else "auto"
+    home = folder.path / "targets" / name if folder.path is not None else scratch
+    objectives = auto.objectives(labels=labelled(job.train))
     names = {name for terms in objectives.values() for term in terms for name in term.needs().teacher}
     views = 1 if job.augment is None else auto.views or min(_VIEWS, job.training.epochs)
     answers = remember(
