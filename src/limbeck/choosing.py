@@ -28,7 +28,7 @@ from limbeck.core.records import read_object, write_json
 from limbeck.core.seeds import derive
 from limbeck.core.still import undisturbed
 from limbeck.core.taps import Reader
-from limbeck.data import Batches, are_numbers
+from limbeck.data import Batches, Source, are_numbers
 from limbeck.evidence import phrase
 from limbeck.job import Job, evaluation, labelled
 from limbeck.member import check, train_member
@@ -215,7 +215,8 @@ def shortened(job: Job, objective: tuple[Term, ...], steps: int) -> Job:
 def _tried(job: Job, name: str, folder: RunFolder, *, judged: bool) -> Score:
     """One trial, trained on a copy of the student, or read from its folder."""
     base = job.folder_name or "auto"
-    job = replace(job, student=copy.deepcopy(job.student), test=job.val, arm=f"{job.arm}@{name}",
+    val, seen = job.val, _glance(job, judged=judged)
+    job = replace(job, student=copy.deepcopy(job.student), val=seen, test=seen, arm=f"{job.arm}@{name}",
                   folder_name=f"{base}@{name}", score_teacher=False)  # fmt: skip
     home = folder.checkpoints(job.folder_name, job.seed)
     broken = home / "diverged.json" if home is not None else None
@@ -233,7 +234,18 @@ def _tried(job: Job, name: str, folder: RunFolder, *, judged: bool) -> Score:
     if judged:
         told = result.scores
         return Score(torch.tensor([told["agreement"]]), torch.tensor([told["teacher_kl"]]))
-    return answers(replace(job, student=result.student))
+    return answers(replace(job, student=result.student, val=val))
+
+
+def _glance(job: Job, *, judged: bool) -> Source:
+    """What a trial is scored on while it is trained: all of validation only where training goes by it.
+
+    What decides is read once, at the end; passes over validation would be a good part of what a short trial costs.
+    """
+    labels = job.val.labels
+    if judged or labels is None or job.training.keep == "best" or job.training.patience is not None:
+        return job.val
+    return job.val.subset((labels >= 0).nonzero().flatten()[:_LEAST_SAMPLES])
 
 
 def answers(job: Job) -> Score:
