@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,13 @@ class Setting:
     data: Callable[[int, Path | None], Splits]
     teacher: Callable[[int, Path | None], Any]
     training: lb.Training
+    store: str
+    """Where the teacher's answers are kept: settings and seeds with the same inputs share them. `{}` is the seed."""
     augment: lb.Augment | None = None
     views: int = 1
 
 
+@cache
 def digits_teacher(seed: int, data: Path | None) -> Any:  # noqa: ARG001 - all teachers are made alike
     """A wide network that knows all training labels of this split."""
     splits = Digits(val_share=0.2, seed=seed).load()
@@ -82,9 +86,10 @@ def digits() -> Iterator[tuple[str, Setting]]:
             def data(seed: int, _: Path | None, labelled: int | None = labelled) -> Splits:
                 return Digits(val_share=0.2, seed=seed, labelled=labelled).load()
 
-            yield f"{size}-{word}", Setting(MLP(hidden=(units,)), data, digits_teacher, training)
+            yield f"{size}-{word}", Setting(MLP(hidden=(units,)), data, digits_teacher, training, "{}")
 
 
+@cache
 def cifar_teacher(seed: int, data: Path | None) -> Any:  # noqa: ARG001 - one for all seeds
     """The pretrained ResNet-56."""
     if data is None:
@@ -106,7 +111,7 @@ def cifar10() -> Iterator[tuple[str, Setting]]:
 
             training = lb.Training(epochs=epochs, batch_size=100, optimizer=lb.Optimizer(rate=0.1),
                                    precision="auto", channels_last=True)  # fmt: skip
-            yield f"{size}-{word}", Setting(Conv(channels=channels), data, cifar_teacher, training,
+            yield f"{size}-{word}", Setting(Conv(channels=channels), data, cifar_teacher, training, word,
                                             lb.Augment(flip=True), 2)  # fmt: skip
 
 
@@ -188,14 +193,15 @@ def main() -> None:
     given = parser.parse_args()
     out = given.out or RESULTS / f"auto-{given.set}.json"
     held = json.loads(out.read_text())["settings"] if out.exists() else {}
-    for seed in range(given.seeds):
-        for name, setting in SETS[given.set]():
-            cells = held.setdefault(name, {"cells": []})["cells"] if given.only in name else None
-            if cells is None or any(cell["seed"] == seed for cell in cells):
+    asked = [(seed, *each) for seed in range(given.seeds) for each in SETS[given.set]() if given.only in each[0]]
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, name, setting in asked:
+            cells = held.setdefault(name, {"cells": []})["cells"]
+            if any(cell["seed"] == seed for cell in cells):
                 continue
-            with tempfile.TemporaryDirectory() as home:
-                teacher = setting.teacher(seed, given.data)
-                cells.append(cell(setting, setting.data(seed, given.data), teacher, seed, Path(home)))
+            home = Path(folder) / setting.store.format(seed)
+            teacher = setting.teacher(seed, given.data)
+            cells.append(cell(setting, setting.data(seed, given.data), teacher, seed, home))
             held[name]["summary"] = told = summary(cells)
             print(f"{name:>12}  seed {seed}  plain {told['plain']}  auto {told['gain']:+} ({told['chose'][-1]})  best "
                   f"{told['best']} {told['best_gain']:+}  cost {told['cost_steps']}", flush=True)  # fmt: skip

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck import choosing
 from limbeck.choosing import Score, ahead, shortened, steps_of
 from limbeck.core.errors import ConfigError, DataError, LimbeckError
+from limbeck.core.folder import RunFolder
 from limbeck.core.records import read_object
 from limbeck.data import as_source
 from limbeck.job import Job
@@ -102,28 +102,41 @@ def test_the_choice_never_sees_the_test_samples():
     assert torch.equal(one[1], other[1])
 
 
-@pytest.mark.parametrize("after", [1, 7])
-def test_killed_and_called_again_it_ends_as_if_nothing_had_been(after, tmp_path, monkeypatch):
-    def run(out):
-        return lb.distill(net(), Right(), train=TRAIN, objective="auto", out=out, **HOW)
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    how = {**HOW, "log_steps": 4, "checkpoint_seconds": 0.0}
+    return lb.distill(net(), Right(), train=TRAIN, objective="auto", out=tmp_path_factory.mktemp("whole"), **how), how
 
-    whole = run(tmp_path / "whole")
-    true, calls = choosing.train_member, []
 
-    def killed(*given):
-        calls.append(given)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return true(*given)
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.8])
+def test_killed_in_any_training_and_called_again_it_ends_as_if_nothing_had_been(
+    share, whole_run, tmp_path, monkeypatch
+):
+    whole, how = whole_run
+    true, written = RunFolder.log, []
 
-    monkeypatch.setattr(choosing, "train_member", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut")
+    def log(folder, **line):
+        true(folder, **line)
+        written.append((line["arm"], line["step"]))
+        if len(written) == round(share * len(whole.folder.lines)):
+            raise SystemExit(137)
+
+    def run():
+        return lb.distill(net(), Right(), train=TRAIN, objective="auto", out=tmp_path, **how)
+
+    monkeypatch.setattr(RunFolder, "log", log)
+    with pytest.raises(SystemExit):
+        run()
     monkeypatch.undo()
-    again = run(tmp_path / "cut")
+    again = run()
     assert torch.equal(weights(whole), weights(again))
     assert whole.evidence["trials"] == again.evidence["trials"]
-    assert {k: v for k, v in whole.scores.items() if k != "seconds"} == dict(again.scores)
+    assert whole.scores == again.scores
+    told = [{k: v for k, v in line.items() if k != "seconds"} for line in again.folder.lines if line["kind"] == "epoch"]
+    assert told == [
+        {k: v for k, v in line.items() if k != "seconds"} for line in whole.folder.lines if line["kind"] == "epoch"
+    ]
+    assert ("@" in written[-1][0]) == (share < 0.5)  # in a trial of either round, and in the training
 
 
 def test_what_was_tried_is_on_record(tmp_path):
