@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "limbeck.workflow": ("Run", "distill", "evaluate", "footprint"),
+    "limbeck.auto": ("Auto",),
     "limbeck.comparing": ("compare",),
     "limbeck.core.errors": ("LimbeckError",),
     "limbeck.core.normalize": ("Normalize",),

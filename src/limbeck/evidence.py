@@ -21,7 +21,7 @@ from limbeck.objectives import Term
 from limbeck.report import lines, table
 from limbeck.teachers.signal import Teaching
 
-__all__ = ["arm", "describe", "footprints", "incidents", "save_student"]
+__all__ = ["arm", "describe", "footprints", "incidents", "phrase", "save_student"]
 
 _SECONDS = 1.0
 """For the latency in `scores.json`, which every run has."""
@@ -46,13 +46,14 @@ def arm(
         "role": role,
         "label": label,
         "describe": words,
-        "objective": [_phrase(term) for term in objective],
+        "objective": [phrase(term) for term in objective],
         "runs": list(runs),
         "footprint": footprint,
     }
 
 
-def _phrase(term: Term) -> str:
+def phrase(term: Term) -> str:
+    """A term in a few words: its kind and settings."""
     plain = {k: v for k, v in as_plain(term).items() if k not in ("kind", "on", "head")}
     words = (f"{k} {_short(v)}" for k, v in plain.items() if v != 0.0 or k == "weight")
     return f"{term.kind} " + ", ".join(words)

@@ -6,14 +6,17 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from limbeck import report
+from limbeck.auto import Auto, as_auto
+from limbeck.choosing import Choice, check_auto, choosing
 from limbeck.core.errors import ConfigError, ModelError, nearest, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.keras import as_module
@@ -91,7 +94,7 @@ def distill(
     train: Any,
     val: Any = None,
     test: Any = None,
-    objective: Term | Sequence[Term] | None = None,
+    objective: Term | Sequence[Term] | Auto | Literal["auto"] | None = None,
     epochs: int = 10,
     batch_size: int = 128,
     seed: int = 0,
@@ -117,7 +120,8 @@ def distill(
         val: as `train`; a tenth of `train` when None. Chosen on, never scored as the result when `test` is there.
         test: as `train`; when None the scores are those on `val`.
         objective: terms, whose weighted sum is minimised; by default a mix of `KL` and `Label`, or `Label` alone
-            without a teacher.
+            without a teacher. "auto" or `limbeck.Auto(...)` tries several for a short while beside plain training, and
+            trains with the best on validation; plain, unless one is better.
         epochs: passes over `train`; where there are stages, each says its own.
         batch_size: samples an optimizer step.
         seed: of shuffling, augmentation, dropout and new heads.
@@ -148,7 +152,8 @@ def distill(
         held_out = as_source(val, where="val", classes=source.classes)
     final = as_source(test, where="test", classes=source.classes) if test is not None else held_out
     master = None if teacher is None else as_teacher(teacher)
-    terms = as_objective(objective if objective is not None else _default(master))
+    auto = as_auto(objective)
+    terms = as_objective(_default(master) if objective is None or isinstance(objective, str | Auto) else objective)
     job = Job(
         student=trained,
         teacher=master,
@@ -166,13 +171,19 @@ def distill(
         score_teacher=True,
         stages=tuple(stages),
     )
-    check(job)  # before the folder is made: what is corrected after a refusal would belong to another run
+    # Before the folder is made: what is corrected after a refusal would belong to another run.
+    check(job) if auto is None else check_auto(auto, job)
     split_name = "test" if test is not None else "validation"
-    with RunFolder(Path(out) if out is not None else None, _recipe(job), device=settings.device) as folder:
+    asked = _recipe(job) if auto is None else {**_recipe(job), "objective": {"auto": as_plain(auto)}}
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(Path(out) if out is not None else None, asked, device=settings.device))
         started = time.perf_counter()
+        choice = None if auto is None else stack.enter_context(choosing(auto, job, folder))
+        job = job if choice is None else choice.job
         result = train_member(job, folder)
         how = evidence.here() if evidence is not None else Evidence(measures=())
-        run = _finish(job, result, folder, split_name, how=how, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        run = _finish(job, result, folder, split_name, how=how, choice=choice, seconds=seconds)
     return run if trained is student else dataclasses.replace(run, student=student)
 
 
@@ -249,7 +260,10 @@ def _recipe(job: Job) -> dict[str, Any]:
     }
 
 
-def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, *, how: Evidence, seconds: float) -> Run:
+def _finish(
+    job: Job, result: Result, folder: RunFolder, split_name: str,
+    *, how: Evidence, choice: Choice | None, seconds: float,
+) -> Run:  # fmt: skip
     """Put the scores of student and teacher beside each other, and write what a finished run holds."""
     arms: dict[str, Any] = {}
     subjects = _subjects(job, result)
@@ -275,10 +289,11 @@ def _finish(job: Job, result: Result, folder: RunFolder, split_name: str, *, how
         split=split_name,
         arms=arms,
         classes=job.train.class_names,
-        notes=[*result.notes, *costs.notes, *incidents(folder.lines)],
+        notes=[*([choice.words] if choice else []), *result.notes, *costs.notes, *incidents(folder.lines)],
     )
     examined = _examined(job, subjects, folder, how) if first() else {}
-    found = findings({name: [{"seed": job.seed, **entry}] for name, entry in examined.items()}, costs=costs.arms)
+    found = findings({name: [{"seed": job.seed, **entry}] for name, entry in examined.items()}, costs=costs.arms,
+                     trials=choice.trials if choice else None)  # fmt: skip
     if folder.path is not None and first():
         save_student(folder.path / "student", result.student, said, {"class": describe(result.student)})
         folder.finish(said, seconds, evidence=found)

@@ -35,14 +35,18 @@ MAY_IMPORT = {
     "examining": {"data", "evaluation", "job", "metrics"},
     "findings": {"evaluation", "metrics"},
     "pictures": {"data", "evaluation", "examining", "job", "metrics"},
+    "auto": {"objectives"},
+    "choosing": {
+        "auto", "data", "evidence", "job", "member", "metrics", "objectives", "remembering", "search", "teachers",
+    },
     "workflow": {
-        "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "objectives",
-        "report", "staging", "teachers", "train",
+        "auto", "choosing", "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job",
+        "member", "objectives", "report", "staging", "teachers", "train",
     },
     "recipes": {
         "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics",
         "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
-        "comparing", "compress", "search", "squeezing", "staging", "transfer", "workflow",
+        "auto", "choosing", "comparing", "compress", "search", "squeezing", "staging", "transfer", "workflow",
     },
     "levers": {"compress", "export", "search"},
     "workshop": {"compress", "data", "evaluation", "export", "job", "levers", "member", "search"},

@@ -150,7 +150,8 @@ def small(name: str, folder: Path) -> Recipe:
         batch = {"batch_size": 20, "epochs": 1}
     else:
         pytest.importorskip("sklearn")
-        data, batch = recipe.data, {"batch_size": 30, "epochs": 1}
+        chooses = any(arm.auto is not None for arm in recipe.arms.values())  # needs some steps for trials
+        data, batch = recipe.data, {"batch_size": 30, "epochs": 6 if chooses else 1}
     shallow = {m.depth: CifarResNet(depth=8) for m in (recipe.teacher.model, recipe.student) if hasattr(m, "depth")}
     return dataclasses.replace(
         recipe,

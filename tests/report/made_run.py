@@ -179,6 +179,14 @@ def evidence() -> dict[str, Any]:
              "n": 5, "p": 0.0625, "least_p": 0.0625, "verdict": "better"},
             {"arm": "gone", "measure": "churn", "mean": 1.0},
         ],
+        "trials": [
+            {"arm": "model", "seed": seed, "candidate": name, "objective": [f"{name} weight 1.0"], "round": at,
+             "steps": 20 * at, "share": 0.1 * at, "accuracy": accuracy, "nll": 1.0, "samples": 100, "kept": kept,
+             "why": "always carried" if name == "plain" else "place 1 of 2"}
+            for seed in (0, 1)
+            for name, at, accuracy, kept in (("plain", 1, 0.5 + seed / 10, True), ("kl-2", 1, 0.6, not seed),
+                                             ("dist", 1, None, bool(seed)), ("plain", 2, 0.7, True))
+        ],
         "gallery": [{"id": 1, "label": "bird", "image": PICTURE, "maps": [{"arm": "model", "image": PICTURE}]},
                     {"id": 2, "label": "b", "image": "javascript:window.pwned=1", "maps": []}],
         "disagreements": [{"arm": "model", "id": 7, "label": "ship", "image": PICTURE,

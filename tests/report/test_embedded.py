@@ -43,6 +43,9 @@ def test_other_learning_rates_are_left_out_and_it_is_said():
     found = held(Run({}, [line, line | {"arm": "model@10"}], {}, ""))
     assert found["metrics"] == [line]
     assert found["left_out_of_metrics"] == ["other learning rates"]
+    found = held(Run({}, [line, *(line | {"arm": arm} for arm in ("model@1e-05", "auto@1-kl-2"))], {}, ""))
+    assert found["left_out_of_metrics"] == ["other learning rates", "trials"]
+    assert held(Run({}, [line, line | {"arm": "auto@2-plain"}], {}, ""))["left_out_of_metrics"] == ["trials"]
 
 
 def test_what_is_no_number_is_null():

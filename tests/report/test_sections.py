@@ -50,7 +50,14 @@ def test_without_it_the_page_is_as_it_was(run):
 
 
 def test_pieces_of_the_wrong_kind_are_passed_over(run):
-    found = evidence() | {"churn": 3, "rates": [1], "comparisons": {"a": 1}, "gallery": ["x"], "random": None}
+    found = evidence() | {
+        "churn": 3,
+        "rates": [1],
+        "comparisons": {"a": 1},
+        "trials": [4, {}],
+        "gallery": ["x"],
+        "random": None,
+    }
     found["arms"] = {"model": [3, {"robustness": "none"}]}
     assert "Where student and teacher disagree most" in page_with(run, found)
 
@@ -219,3 +226,13 @@ def test_the_page_is_rebuilt_from_the_records_alone(tmp_path):
     first = page_with(folder, evidence())
     (folder / "report.html").unlink()
     assert render(folder).read_text(encoding="utf-8") == first
+
+
+def test_trials_show_the_mean_over_seeds_and_at_how_many_of_them_a_candidate_went_on():
+    (table,) = tables(named(whole(), "trials")).values()
+    assert [head.label for head in table.head] == ["Candidate", "Terms", "Round 1", "Round 2"]
+    assert table.head[2].note == "20 steps"
+    plain, kl, dist = table.rows
+    assert [cell.value for cell in plain] == ["plain", "plain weight 1.0", "55.0 %", "70.0 %"]
+    assert (kl[2].note, kl[3].value) == ("went on at 1 of 2 seeds", "–")
+    assert (dist[2].value, dist[2].note, dist[2].tone) == ("–", "went on at 1 of 2 seeds, 2 broke down", "worse")

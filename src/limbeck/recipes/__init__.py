@@ -10,7 +10,7 @@ from limbeck.core.errors import ConfigError, problem
 from limbeck.core.setting import pick
 from limbeck.recipes.base import Arm, Master, Recipe, override, read, show
 from limbeck.recipes.cifar10 import cifar10_conv, cifar10_resnet, cifar10_steady
-from limbeck.recipes.digits import digits
+from limbeck.recipes.digits import digits, digits_auto
 from limbeck.recipes.digits_collective import digits_defensive, digits_mutual, digits_noisy_student, digits_self
 from limbeck.recipes.digits_teaching import (
     digits_assistant,
@@ -61,6 +61,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-ensemble": digits_ensemble,
     "digits-early-teacher": digits_early_teacher,
     "digits-finetune": digits_finetune,
+    "digits-auto": digits_auto,
     "cifar10-conv": cifar10_conv,
     "cifar10-resnet": cifar10_resnet,
     "cifar10-steady": cifar10_steady,

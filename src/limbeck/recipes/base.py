@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from limbeck.auto import Auto
 from limbeck.core.check import positive, whole
 from limbeck.core.errors import ConfigError, DataError, nearest, problem
 from limbeck.core.normalize import Normalize
@@ -46,7 +47,8 @@ class Arm:
 
     Args:
         label: its name for people.
-        objective: the terms.
+        objective: the terms; none where `auto` chooses them.
+        auto: try several objectives for a short while, and train with the best; plain, unless one is better.
         rate: the learning rate that was chosen for this arm on validation; the recipe's own when None.
         epochs: where an arm needs another number of passes for an equal number of steps (fewer samples).
         labelled_only: leave samples without a label out.
@@ -63,7 +65,8 @@ class Arm:
     """
 
     label: str
-    objective: tuple[AnyTerm, ...]
+    objective: tuple[AnyTerm, ...] = ()
+    auto: Auto | None = None
     rate: float | None = None
     epochs: int | None = None
     labelled_only: bool = False
@@ -76,9 +79,13 @@ class Arm:
     tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an arm that matches nothing, or whose stages cannot be told apart."""
-        as_objective(self.objective)
+        """Refuse an arm that matches nothing, or is to choose what it was given, or whose stages are one."""
         check_stages("arms.stages", self.stages)
+        if self.auto is None:
+            as_objective(self.objective)
+        elif self.objective or self.stages or self.own is not None:
+            given = "an objective" if self.objective else "stages" if self.stages else "itself as a teacher"
+            raise ConfigError(problem("arms", f"an arm has {given}, and auto as well", "leave one of them out"))
         if self.own is not None and self.teacher is not None:
             wrong = f"it is taught by itself and by {self.teacher!r}"
             raise ConfigError(problem("arms.own", wrong, "leave one of them out, or give each an arm"))
@@ -88,8 +95,10 @@ class Arm:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The terms, of all stages."""
-        return terms_of(self.objective, self.stages)
+        """All terms that it may be trained with, of all stages."""
+        if self.auto is None:
+            return terms_of(self.objective, self.stages)
+        return tuple(term for terms in self.auto.objectives(labels=True).values() for term in terms)
 
     @property
     def taught(self) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from limbeck.choosing import choosing
 from limbeck.core.errors import NonFiniteError
 from limbeck.core.folder import RunFolder
 from limbeck.core.processes import first, wait
@@ -49,6 +51,8 @@ class Members:
     """Teacher and students of the first seed."""
     chance: dict[str, Any] = field(default_factory=dict)
     """How far a network with random weights agrees with the teacher."""
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    """What arms that choose their objective tried."""
     notes: list[str] = field(default_factory=list)
     lines: list[dict[str, Any]] = field(default_factory=list)
     """The records of all trainings, where they were made in folders of their own."""
@@ -62,6 +66,7 @@ class Members:
                 mine.setdefault(name, []).extend(entries)
         self.kept = {**other.kept, **self.kept}
         self.chance = self.chance or other.chance
+        self.trials += other.trials
         self.notes += other.notes
         self.lines += other.lines
 
@@ -97,7 +102,7 @@ class _Seed:
 
     def run(self) -> None:
         """Teacher, arms, and arms at other rates."""
-        recipe, seed = self.recipe, self.seed
+        recipe = self.recipe
         teacher, record = self._teacher()
         applied = self.splits.train.normalize
         fix = teacher.normalize.after(applied) if teacher.normalize is not None else None
@@ -106,10 +111,20 @@ class _Seed:
         answers = self._remembered(teacher)
         ended: dict[str, nn.Module] = {"teacher": teacher.model}
         for name in order(recipe):
-            if self._lacks(name, ended):
-                continue
-            master = teacher_of(recipe, name, teacher, answers, ended)
-            job = job_of(recipe, name, self.splits, master, ended=ended, seed=seed, show=self.show)
+            if not self._lacks(name, ended):
+                self._arm(name, teacher_of(recipe, name, teacher, answers, ended), ended)
+
+    def _arm(self, name: str, master: Teaching | None, ended: dict[str, nn.Module]) -> None:
+        """One arm, and the same at other rates. Where it chooses its objective, that is done first, and once."""
+        recipe, seed = self.recipe, self.seed
+        auto = recipe.arms[name].auto
+        job = job_of(recipe, name, self.splits, master, ended=ended, seed=seed, show=self.show)
+        with ExitStack() as stack:
+            if auto is not None:
+                choice = stack.enter_context(choosing(auto, job, self.folder, say=self.say))
+                self.made.trials += choice.trials
+                self.made.notes.append(f"{name}, seed {seed}: {choice.words}")
+                job = choice.job
             result = self._tried(job)
             entry: dict[str, Any] = {"rate": job.training.optimizer.rate, "seed": seed}
             entry |= {"diverged": self._broke(job, result), "accuracy": _accuracy(result)}
@@ -119,7 +134,7 @@ class _Seed:
                 self._note(name, result.record(seed), Subject(result.student), result.student, job)
             for factor in recipe.rates:
                 if factor != 1:
-                    self._at_rate(name, factor, master, ended)
+                    self._at_rate(name, factor, master, ended, job)
 
     def _lacks(self, name: str, ended: Mapping[str, nn.Module]) -> bool:
         """Whether an arm that this one needs broke down; then it is left out too, and said so."""
@@ -167,9 +182,16 @@ class _Seed:
             write_json(file, found)
         return found
 
-    def _at_rate(self, name: str, factor: float, master: Teaching | None, ended: Mapping[str, nn.Module]) -> None:
-        """An arm once more, at another rate."""
+    def _at_rate(
+        self, name: str, factor: float, master: Teaching | None, ended: Mapping[str, nn.Module], like: Job
+    ) -> None:
+        """An arm once more, at another rate, with what was chosen for it at its own."""
         job = job_of(self.recipe, name, self.splits, master, ended=ended, seed=self.seed, show=self.show, factor=factor)
+        if self.recipe.arms[name].auto is not None:
+            training = dataclasses.replace(like.training, optimizer=job.training.optimizer)
+            job = dataclasses.replace(
+                job, objective=like.objective, teacher=like.teacher, train=like.train, training=training
+            )
         result = self._tried(job)
         broke = self._broke(job, result)
         entry = {"rate": job.training.optimizer.rate, "seed": self.seed, "diverged": broke}
@@ -252,7 +274,10 @@ def job_of(
     recipe: Recipe, name: str, splits: Splits, teacher: Teaching | None, *, seed: int, show: bool, factor: float = 1,
     ended: Mapping[str, nn.Module] | None = None,
 ) -> Job:  # fmt: skip
-    """The training of an arm, after those that have ended; `factor` multiplies its rate."""
+    """The training of an arm, after those that have ended; `factor` multiplies its rate.
+
+    An arm that chooses its objective has none yet.
+    """
     each = recipe.arms[name]
     train = splits.train
     if each.labelled_only and train.labels is not None:  # the other case was refused before

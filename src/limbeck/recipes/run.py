@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import report
+from limbeck.choosing import check_auto
 from limbeck.core.errors import ConfigError, DataError, problem
 from limbeck.core.folder import RunFolder
 from limbeck.core.processes import first
@@ -93,9 +94,9 @@ def check_recipe(recipe: Recipe, taught: Splits, splits: Splits, out: object) ->
         check(teacher_job(recipe, model, taught, splits, seed=recipe.seed, show=False))
     ended = {"teacher": teacher.model}  # as they are before they are trained
     for name in order(recipe):
-        master = teacher_of(recipe, name, teacher, teacher, ended)
+        master, auto = teacher_of(recipe, name, teacher, teacher, ended), recipe.arms[name].auto
         job = job_of(recipe, name, splits, master, ended=ended, seed=recipe.seed, show=False)
-        check(job)
+        check(job) if auto is None else check_auto(auto, job)
         ended[name] = kept_model(job.student)
 
 
@@ -180,7 +181,7 @@ def _subject(recipe: Recipe, splits: Splits, made: Members, name: str) -> Subjec
 def _evidence(recipe: Recipe, splits: Splits, made: Members, shown: str, *, costs: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `evidence.json`: every member's, and what is made once, of the first seed's models."""
     how = recipe.evidence.here() if recipe.evidence is not None else None
-    further: dict[str, Any] = {}
+    further: dict[str, Any] = {"trials": made.trials}
     if how is not None:
         teacher, student = (_subject(recipe, splits, made, name) for name in ("teacher", shown))
         further["samples"] = min(how.samples, len(splits.test))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,16 +15,21 @@ __all__ = ["embedded"]
 MOST = 1_000_000
 """Characters that training records may take; the page must stay one that can be mailed."""
 
+_TRIAL = re.compile(r"@\d+-")
+"""In the name of an arm: a round of trials. What follows @ at another rate is its factor."""
+
 
 def embedded(run: Run) -> str:
     """Scores, evidence, environment, recipe and training records as JSON for a script element of another type.
 
-    Of the training records those at other learning rates are left out, then single steps, then epochs, until they are
-    short enough; `left_out` says what. Pictures are on the page itself. No character that could end the element or
-    begin a comment is written as it is.
+    Of the training records those at other learning rates and of trials are left out, then single steps, then epochs,
+    until they are short enough; `left_out` says what. Pictures are on the page itself. No character that could end the
+    element or begin a comment is written as it is.
     """
-    lines = [line for line in run.metrics if "@" not in text(line.get("arm"))]
-    kept, left_out = lines, ["other learning rates"] if len(lines) < len(run.metrics) else []
+    beside = {arm for line in run.metrics if "@" in (arm := text(line.get("arm")))}
+    kept = [line for line in run.metrics if text(line.get("arm")) not in beside]
+    trials = {arm for arm in beside if _TRIAL.search(arm)}
+    left_out = ["other learning rates"] * (beside > trials) + ["trials"] * bool(trials)
     for kind in ("step", "epoch"):
         if len(_json(kept)) > MOST:
             kept = [line for line in kept if line.get("kind") != kind]

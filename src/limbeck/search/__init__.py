@@ -2,5 +2,6 @@
 
 from limbeck.search.budget import COSTS, Budget, Limits
 from limbeck.search.find import Attempt, Found, Lever, find
+from limbeck.search.halving import Rung, Trial, halve, rungs
 
-__all__ = ["COSTS", "Attempt", "Budget", "Found", "Lever", "Limits", "find"]
+__all__ = ["COSTS", "Attempt", "Budget", "Found", "Lever", "Limits", "Rung", "Trial", "find", "halve", "rungs"]

@@ -22,6 +22,7 @@ from limbeck.report.sections import (
     scores,
     seeds,
     steadiness,
+    trials,
     words,
 )  # fmt: skip
 from limbeck.report.sections.blocks import Section
@@ -44,6 +45,7 @@ SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     robustness.section,
     attention.section,
     disagreements.section,
+    trials.section,
     words.notes,
     made.section,
     words.glossary,
