@@ -13,7 +13,7 @@ The pretrained CIFAR-10 ResNet-56 of He et al. (93.39 %). Sides:
     torch-pruning, layer   the same, an equal share of every layer
 
 Every side gets the same images, order, epochs, optimizer, schedule and precision, and the last epoch counts. `choose`
-holds 5,000 training images out and compares scopes and rates there, for one epoch of 20,000 images at 40 %; the other
+holds 5,000 training images out and compares rates there, for one epoch of 20,000 images at 40 %; the other
 two train on all images but one and score the test images once. A side that is slower or worse is written down as it
 is. One line a training is added to `results/prune.jsonl`, and what is there already is not done again.
 
@@ -170,9 +170,7 @@ def trials(given: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
             for side in SIDES:
                 yield side, macs, 3, {"on": "test"}
     else:
-        for scope in ("layer", "global"):
-            yield "limbeck", 0.4, 1, {"op": Prune(criterion="l2", scope=scope), "on": "val"}
-        for side in ("limbeck", "torch-pruning", "torch-pruning, layer"):
+        for side in SIDES:
             for rate in (0.02, 0.05, 0.1):
                 yield side, 0.4, 1, {"rate": rate, "on": "val"}
 
