@@ -111,6 +111,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_step():
 # Two runs in one folder -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused_while_the_first_lives_and_not_after_it_was_killed(tmp_path, whole):
     out = tmp_path / "run"
     first = start(out, epochs=400)
@@ -148,6 +149,7 @@ def test_a_lock_is_gone_with_its_folder_object_and_in_children(tmp_path):
 # Data workers, clocks -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_data_worker_that_dies_ends_the_run_with_one_message_and_it_goes_on(tmp_path):
     out = tmp_path / "run"
     code, said = finish(start(out, workers=1, dies=True))

@@ -95,7 +95,9 @@ def test_killed_at_twenty_random_moments_it_ends_byte_identical(home):
     assert killed_often(home, home / "often", 20) == 20
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_asked_to_end_it_says_that_it_goes_on(home, number, code):
     out = home / f"asked{code}"
     ended, said = kill(home, out, 2, number)

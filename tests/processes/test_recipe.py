@@ -49,6 +49,7 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "step"]
 
 
+@pytest.mark.slow
 def test_a_recipe_with_targets_is_the_run_of_one_process(recipe, tmp_path):
     done = launch("torchrun", "-m", "limbeck", "run", recipe, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr

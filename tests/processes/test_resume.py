@@ -45,6 +45,7 @@ def whole(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_from_two_processes_to_one_and_back_the_loss_goes_on_without_a_jump(tmp_path, whole):
     out = tmp_path / "run"
     both = ended(pair(SCRIPT, out, "--stop", "2"))  # one is asked to end, and both do, after the same step

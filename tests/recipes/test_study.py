@@ -195,6 +195,7 @@ def test_an_arm_has_its_own_rate_and_average():
     assert faster.arm == "plain@3"
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_saves_and_goes_on_to_the_same_end(done, tmp_path):
     """Ctrl-C in a terminal reaches the whole group of processes at once."""
     outcome, _, _ = done
