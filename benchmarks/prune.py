@@ -48,7 +48,7 @@ AUGMENT = lb.Augment(crop=4, flip=True)
 LABELS = (lb.Label(),)
 MATCHED = (lb.KL(temperature=2.0, weight=9.0, standardize=True), lb.Label(weight=0.1))
 CHOSEN = Prune(criterion="l2", scope="layer")
-RATE = {"limbeck": 0.05, "labels": 0.05, "torch-pruning": 0.05, "torch-pruning, layer": 0.05}
+RATE = {"limbeck": 0.02, "labels": 0.02, "torch-pruning": 0.02, "torch-pruning, layer": 0.02}
 """Of each side, chosen on validation."""
 SHARES = (0.6, 0.4, 0.25)
 
