@@ -146,7 +146,7 @@ def test_what_was_tried_is_on_record(tmp_path):
     assert {trial["candidate"] for trial in trials} == {"plain", "soft", "hard"}
     plain = next(trial for trial in trials if trial["candidate"] == "plain")
     assert plain["kept"]
-    assert plain["objective"] == ["label weight 1.0, temperature 1.0, ignore -1"]
+    assert plain["objective"] == ["label weight 1.0"]
     assert 0 < plain["accuracy"] <= 1
     assert plain["samples"] == 100
     assert plain["share"] == pytest.approx(plain["steps"] / 160, abs=1e-4)

@@ -53,10 +53,11 @@ def arm(
 
 
 def phrase(term: Term) -> str:
-    """A term in a few words: its kind and settings."""
+    """A term in a few words: kind, weight, a temperature that is not 1, and what else is set otherwise than usual."""
+    usual = {field.name: field.default for field in dataclasses.fields(term)} | {"temperature": 1.0}  # type: ignore[arg-type]
     plain = {k: v for k, v in as_plain(term).items() if k not in ("kind", "on", "head")}
-    words = (f"{k} {_short(v)}" for k, v in plain.items() if v != 0.0 or k == "weight")
-    return f"{term.kind} " + ", ".join(words)
+    told = (k for k, v in plain.items() if k == "weight" or v not in (usual.get(k), 0.0))
+    return f"{term.kind} " + ", ".join(f"{k} {_short(plain[k])}" for k in told)
 
 
 def _short(value: Any) -> str:

@@ -230,9 +230,9 @@ def test_the_page_is_rebuilt_from_the_records_alone(tmp_path):
 
 def test_trials_show_the_mean_over_seeds_and_at_how_many_of_them_a_candidate_went_on():
     (table,) = tables(named(whole(), "trials")).values()
-    assert [head.label for head in table.head] == ["Candidate", "Terms", "Round 1", "Round 2"]
-    assert table.head[2].note == "20 steps"
+    assert [head.label for head in table.head] == ["Candidate", "Round 1", "Round 2", "Terms"]
+    assert table.head[1].note == "20 steps"
     plain, kl, dist = table.rows
-    assert [cell.value for cell in plain] == ["plain", "plain weight 1.0", "55.0 %", "70.0 %"]
-    assert (kl[2].note, kl[3].value) == ("went on at 1 of 2 seeds", "–")
-    assert (dist[2].value, dist[2].note, dist[2].tone) == ("–", "went on at 1 of 2 seeds, 2 broke down", "worse")
+    assert [cell.value for cell in plain] == ["plain", "55.0 %", "70.0 %", "plain weight 1.0"]
+    assert (kl[1].note, kl[2].value) == ("went on at 1 of 2 seeds", "–")
+    assert (dist[1].value, dist[1].note, dist[1].tone) == ("–", "went on at 1 of 2 seeds, 2 broke down", "worse")

@@ -31,9 +31,9 @@ def section(run: Run) -> Section | None:
         rounds = sorted({at for row in mine if (at := finite(row.get("round"))) is not None})
         names = list(dict.fromkeys(text(row["candidate"]) for row in mine))
         if rounds:
-            heads = [Head("Candidate"), Head("Terms", left=True), *(_head(mine, at) for at in rounds)]
+            heads = [Head("Candidate"), *(_head(mine, at) for at in rounds), Head("Terms", left=True, wraps=True)]
             table = [
-                [Cell(name), Cell(_terms(mine, name)), *(_cell(mine, name, at) for at in rounds)] for name in names
+                [Cell(name), *(_cell(mine, name, at) for at in rounds), Cell(_terms(mine, name))] for name in names
             ]
             blocks.append(Table(f"Accuracy on validation, {called.get(arm, arm)}", heads, table))
     return Section("trials", "What was tried", "What was tried", _LEAD, blocks) if blocks else None
