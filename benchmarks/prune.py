@@ -183,10 +183,11 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, required=True, help="a folder for the original's answers")
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="one side")
+    parser.add_argument("--only", choices=SIDES, help="one side")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "prune.jsonl")
     given = parser.parse_args()
-    remembered(given)
+    if given.only is None or SIDES[given.only][1]:
+        remembered(given)
     said = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     done = {line["asked"] for line in said}
     for side, macs, epochs, differing in trials(given):
@@ -194,7 +195,8 @@ def main() -> None:
         if asked in done or (given.only and side != given.only):
             continue
         told = {"asked": asked, **tuned(side, macs, epochs, given, **differing)}
-        told["machine"] = {k: v for k, v in environment().items() if k in ("torch", "processor", "threads")}
+        chip = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        told["machine"] = {**{k: environment()[k] for k in ("torch", "processor", "threads")}, "device": chip}
         with given.out.open("a") as file:
             file.write(json.dumps(told) + "\n")
         print(json.dumps(told), flush=True)
