@@ -17,7 +17,9 @@ Every arm trains the same network on the same data with the same settings and as
   2020), whose own training comes on top
 
 Steps until validation accuracy reaches the threshold are counted every few steps; test accuracy is of the last step.
-Seed by seed, all arms in turn; differences are paired over seeds. Nothing was chosen on the test data.
+With several `--rates`, the random and the inherited start are first trained at each, at a seed of their own, and the
+one that ends highest on validation is used by every arm with that start. Seed by seed, all arms in turn; differences
+are paired over seeds. Nothing was chosen on the test data.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +50,7 @@ from limbeck.recipes.base import read_weights
 IMAGENET = lb.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 ANSWERS = (lb.KL(temperature=2.0, weight=0.5), lb.Label(weight=0.5))
 WORDS, LENGTH = 8000, 40
+TUNING_SEED = 1000
 
 
 class Task(NamedTuple):
@@ -87,6 +91,16 @@ class Watch:
         self.curve.append((self.steps, round(right / total, 5)))
         if self.reached is None and right / total >= self.threshold:
             self.reached = self.steps
+
+
+def at_rate(task: Task, rate: float) -> Task:
+    """The same, trained at this rate."""
+    return task._replace(settings=task.settings | {"optimizer": replace(task.settings["optimizer"], rate=rate)})
+
+
+def start(arm: str) -> str:
+    """What the students of an arm begin with."""
+    return "inherited" if arm.startswith("inherited") else "random"
 
 
 def train(task: Task, student: nn.Module, teacher: Any, objective: Any, *, seed: int, epochs: int, test: bool) -> Any:
@@ -136,7 +150,7 @@ def images(given: argparse.Namespace) -> Task:
     model.load_state_dict(read_weights(str(given.weights), "--weights"))
     settings = {
         "augment": lb.Augment(crop=4, flip=True), "batch_size": 128, "clip": 5.0, "precision": given.precision,
-        "optimizer": lb.Optimizer(rate=given.rate or 0.1, weight_decay=5e-4), "channels_last": True,
+        "optimizer": lb.Optimizer(rate=0.1, weight_decay=5e-4), "channels_last": True,
         "device": given.device,
     }  # fmt: skip
     hints = ("layer1", "layer2", "layer3")
@@ -190,7 +204,7 @@ def sentences(given: argparse.Namespace) -> Task:
     parts = words(given.data, given.images)
     settings = {
         "batch_size": 32, "precision": given.precision, "device": given.device,
-        "optimizer": lb.Optimizer(name="AdamW", rate=given.rate or 1e-3, weight_decay=0.01),
+        "optimizer": lb.Optimizer(name="AdamW", rate=1e-3, weight_decay=0.01),
     }  # fmt: skip
     source, val = hold_out(as_source(parts["train"]), 0.1)
     torch.manual_seed(0)
@@ -205,20 +219,34 @@ def one(task: Task, arm: str, seed: int, given: argparse.Namespace) -> dict[str,
     """One student."""
     student = lb.transfer.shrink(task.teacher, seed=seed, **task.shrink)
     share = 0.0
-    if arm.startswith("inherited"):
+    if start(arm) == "inherited":
         how = {"data": task.train, "width": given.width, "criterion": given.criterion}
         share = lb.transfer.inherit(student, task.teacher, **how).share
     watch = Watch(student, task.val, given.threshold, given.every)
-    start = time.perf_counter()
+    begun = time.perf_counter()
     run = ARMS[arm](task, student, seed, given.epochs)
     watch.handle.remove()
     watch.look(student)
     scores = run.scores["student"]
     return {
-        "seed": seed, "inherited": round(share, 4), "steps_to_threshold": watch.reached, "steps": watch.steps,
-        "start": watch.curve[0][1], "curve": watch.curve, "seconds": round(time.perf_counter() - start, 1),
+        "seed": seed, "rate": task.settings["optimizer"].rate, "inherited": round(share, 4),
+        "steps_to_threshold": watch.reached, "steps": watch.steps,
+        "start": watch.curve[0][1], "curve": watch.curve, "seconds": round(time.perf_counter() - begun, 1),
         **{k: round(scores[k], 5) for k in ("accuracy", "nll", "ece")},
     }  # fmt: skip
+
+
+def tuned(task: Task, given: argparse.Namespace) -> tuple[dict[str, Task], dict[str, dict[float, float]]]:
+    """By start: the task at the rate that did best on validation, and what each rate did there."""
+    tasks, tried = {}, {}
+    for arm in ("random", "inherited"):
+        found = {}
+        for rate in given.rates if len(given.rates) > 1 else ():
+            found[rate] = one(at_rate(task, rate)._replace(test=task.val), arm, TUNING_SEED, given)["accuracy"]
+            print(f"rate {rate:g}  {arm:>22}  {100 * found[rate]:.2f} % on validation", flush=True)
+        best = max(found, key=lambda rate: found[rate]) if found else (given.rates or [None])[0]
+        tasks[arm], tried[arm] = task if best is None else at_rate(task, best), found
+    return tasks, tried
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -254,7 +282,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--every", type=int, default=20, help="steps between looks at the validation samples")
-    parser.add_argument("--rate", type=float)
+    parser.add_argument("--rates", type=float, nargs="+", default=[], help="one, or several to choose from")
     parser.add_argument("--width", default="importance", choices=["importance", "first", "project"])
     parser.add_argument("--criterion", default="l2")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
@@ -270,9 +298,10 @@ def main() -> None:
     made = lb.transfer.outline(lb.transfer.shrink(task.teacher, **task.shrink))
     teacher = lb.evaluate(task.teacher, task.test)["accuracy"]
     print(f"teacher {100 * teacher:.2f} %; student: {str(made).splitlines()[0]}", flush=True)
+    tasks, tried = tuned(task, given)
     for seed in range(given.seeds):
         for arm in arms:
-            runs[arm].append(one(task, arm, seed, given))
+            runs[arm].append(one(tasks[start(arm)], arm, seed, given))
             last = runs[arm][-1]
             print(f"seed {seed}  {arm:>22}  {100 * last['accuracy']:.2f} %  {last['steps_to_threshold']} steps to "
                   f"{given.threshold:.0%} of {last['steps']}  {last['seconds']} s", flush=True)  # fmt: skip
@@ -281,6 +310,7 @@ def main() -> None:
             "environment": {k: v for k, v in environment(given.device).items() if k != "command"},
             "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()
                          if k not in ("out", "data", "weights")},
+            "rates_on_validation": tried,
             "teacher_accuracy": round(100 * teacher, 2),
             "student": {"parameters": made.plan.after.parameters, "macs": made.plan.after.macs, "width": made.width,
                         "parameters_of_teacher": made.plan.before.parameters, "macs_of_teacher": made.plan.before.macs},
