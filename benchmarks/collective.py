@@ -6,7 +6,8 @@
 One recipe: the same student (of its own initial weights at a seed), steps, order, rate and schedule in every arm, three
 seeds with teachers of their own, test scores after the last epoch, nothing chosen. Of peers the first is the student.
 A generation is taught by the one before, the first by the plain student's form. Costs are the seconds of an arm by
-those of the plain one, teachers not counted. Writes `results/collective-{digits,cifar10}.json`.
+those of the plain one, teachers not counted. A seed is a run of its own below `--out`; `--jobs` go side by side.
+Writes `results/collective-{digits,cifar10}.json`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import limbeck as lb
 from limbeck.core.folder import environment
@@ -51,7 +55,13 @@ def recipe(given: argparse.Namespace) -> Recipe:
         "third": Arm(label="Third generation", objective=BOTH, teacher="second", start="fresh"),
         **dict.fromkeys(("one", "two", "more"), member),
     }
-    return dataclasses.replace(base, title="collective", arms=arms, seeds=given.seeds, evidence=None, targets=None)
+    return dataclasses.replace(base, title="collective", arms=arms, seeds=1, evidence=None, targets=None)
+
+
+def trained(given: argparse.Namespace, seed: int) -> Mapping[str, Any]:
+    """All arms at one seed."""
+    asked = dataclasses.replace(recipe(given), seed=seed)
+    return run_recipe(asked, given.out / str(seed), say=print, show=False).document["arms"]
 
 
 def main() -> None:
@@ -62,20 +72,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds side by side")
     given = parser.parse_args()
-    done = run_recipe(recipe(given), given.out, say=print, show=False).document
-    arms, told = done["arms"], {}
-    plain = {run["seed"]: run for run in arms["plain"]["runs"]}
-    for name, entry in arms.items():
-        runs = entry["runs"]
+    with ProcessPoolExecutor(given.jobs) as pool:
+        done = list(pool.map(trained, [given] * given.seeds, range(given.seeds)))
+    runs = {name: [run for arms in done for run in arms[name]["runs"]] for name in done[0]}
+    accuracy = {name: [run["scores"]["accuracy"] for run in found] for name, found in runs.items()}
+    seconds = {name: sum(run["seconds"] for run in found) for name, found in runs.items()}
+    told: dict[str, dict[str, Any]] = {}
+    for name, found in runs.items():
         told[name] = {
-            "label": entry["label"],
-            **{score: [run["scores"][score] for run in runs] for score in ("accuracy", "nll", "ece")},
-            "cost": sum(run["seconds"] for run in runs) / sum(run["seconds"] for run in plain.values()),
+            "label": done[0][name]["label"],
+            **{score: [run["scores"][score] for run in found] for score in ("accuracy", "nll", "ece")},
+            "cost": seconds[name] / seconds["plain"],
         }
-        if name != "plain" and len(runs) > 1:
-            pair = [[run["scores"]["accuracy"] for run in runs], [run["scores"]["accuracy"] for run in plain.values()]]
-            told[name]["against plain"] = paired(*pair)._asdict()
+        if name != "plain" and given.seeds > 1:
+            told[name]["against plain"] = paired(accuracy[name], accuracy["plain"])._asdict()
     settings = {name: getattr(given, name) for name in ("task", "images", "epochs", "seeds")}
     environ = {k: v for k, v in environment().items() if k != "command"}
     path = Path(__file__).parent / "results" / f"collective-{given.task}.json"

@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000, help="training samples")
     parser.add_argument("--val", type=int, default=2000, help="of which held out (images)")
     parser.add_argument("--tests", type=int, default=10_000, help="test images")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--every", type=int, default=20, help="steps between looks at the validation samples")
     parser.add_argument("--rates", type=float, nargs="+", default=[], help="one, or several to choose from")
@@ -299,7 +299,7 @@ def main() -> None:
     teacher = lb.evaluate(task.teacher, task.test)["accuracy"]
     print(f"teacher {100 * teacher:.2f} %; student: {str(made).splitlines()[0]}", flush=True)
     tasks, tried = tuned(task, given)
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         for arm in arms:
             runs[arm].append(one(tasks[start(arm)], arm, seed, given))
             last = runs[arm][-1]
