@@ -2,7 +2,8 @@
 
     python benchmarks/prune.py choose   --weights resnet56.pth --data cifar10.npz --targets targets
     python benchmarks/prune.py frontier --weights … --data … --targets …     # 60, 40 and 25 %, 3 epochs, both sides
-    python benchmarks/prune.py long     --weights … --data … --targets …     # 40 %, 15 epochs, limbeck alone
+    python benchmarks/prune.py choose-long --weights … --data … --targets …  # 40 %, 15 epochs, limbeck alone
+    python benchmarks/prune.py long     --weights … --data … --targets …
 
 The pretrained CIFAR-10 ResNet-56 of He et al. (93.39 %). Sides:
 
@@ -13,8 +14,9 @@ The pretrained CIFAR-10 ResNet-56 of He et al. (93.39 %). Sides:
     torch-pruning, layer   the same, an equal share of every layer
 
 Every side gets the same images, order, epochs, optimizer, schedule and precision, and the last epoch counts. `choose`
-holds 5,000 training images out and compares rates there, for one epoch of 20,000 images at 40 %; the other two take
-the best of these, train on all images but one and score the test images once. A side that is slower or worse is
+holds 5,000 training images out and compares rates there, for one epoch of 20,000 images at 40 %, and `choose-long` for
+fifteen of 45,000 in batches of 256; `frontier` and `long` take the best of these, train on all images but one and score
+the test images once. A side that is slower or worse is
 written down as it is. One line a training is added to `results/prune.jsonl`, and what is there already is not done
 again.
 
@@ -51,7 +53,9 @@ MATCHED = (lb.KL(temperature=2.0, weight=9.0, standardize=True), lb.Label(weight
 CHOSEN = Prune(criterion="l2", scope="layer")
 RATE = 0.02
 """Of a side for which `choose` has not been run."""
-RATES = (0.005, 0.01, 0.02, 0.05, 0.1)
+RATES = {1: (0.005, 0.01, 0.02, 0.05, 0.1), 15: (0.05, 0.1, 0.2)}
+"""What is tried, by epochs."""
+BATCH = {1: 128, 3: 128, 15: 256}
 SHARES = (0.6, 0.4, 0.25)
 
 
@@ -133,12 +137,12 @@ def tuned(
     model, planned = pruned(side, macs, op, original, train)
     x = next(batches(train, 2, 1))["x"]
     few = splits.val if on == "val" else train.subset(torch.arange(5000))
-    train = train.subset(torch.arange(20_000)) if on == "val" else train
+    train = train.subset(torch.arange(20_000)) if epochs == 1 else train
     before = lb.evaluate(model, few)["accuracy"]
     run = lb.distill(
         model, lb.Targets(given.targets) if taught else None, train=train, val=few,
         test=splits.test if on == "test" else None, augment=AUGMENT, objective=MATCHED if taught else LABELS,
-        epochs=epochs, batch_size=128, seed=given.seed, optimizer=lb.Optimizer(rate=rate), clip=5.0,
+        epochs=epochs, batch_size=BATCH[epochs], seed=given.seed, optimizer=lb.Optimizer(rate=rate), clip=5.0,
         precision="auto", channels_last=True, progress=False,
     )  # fmt: skip
     scores, model = run.scores["student"], model.cpu()
@@ -162,9 +166,11 @@ def remembered(given: argparse.Namespace) -> None:
     lb.remember(lb.teacher(pretrained(given.weights)), train, views=given.views, augment=AUGMENT, out=given.targets)
 
 
-def chosen(side: str, said: list[dict[str, Any]]) -> float:
-    """The rate with which this side did best on validation."""
-    tried = {line["rate"]: line["accuracy"] for line in said if line["scored on"] == "val" and line["side"] == side}
+def chosen(side: str, epochs: int, said: list[dict[str, Any]]) -> float:
+    """The rate with which this side did best on validation, in as long a training where there is one."""
+    lines = [line for line in said if line["scored on"] == "val" and line["side"] == side]
+    alike = [line for line in lines if line["epochs"] == epochs] or lines
+    tried = {line["rate"]: line["accuracy"] for line in alike}
     return max(tried, key=lambda rate: tried[rate]) if tried else RATE
 
 
@@ -176,20 +182,24 @@ def trials(given: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
         for macs in SHARES:
             for side in SIDES:
                 yield side, macs, 3, {"on": "test"}
+    elif given.step == "choose-long":
+        for rate in given.rates or RATES[15]:
+            yield "limbeck", 0.4, 15, {"rate": rate, "on": "val"}
     else:
         for side in SIDES:
-            for rate in RATES:
+            for rate in given.rates or RATES[1]:
                 yield side, 0.4, 1, {"rate": rate, "on": "val"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("choose", "frontier", "long"))
+    parser.add_argument("step", choices=("choose", "choose-long", "frontier", "long"))
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--targets", type=Path, required=True, help="a folder for the original's answers")
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rates", type=float, nargs="+", help="what choosing tries, instead of all")
     parser.add_argument("--only", choices=SIDES, help="one side")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "prune.jsonl")
     given = parser.parse_args()
@@ -201,7 +211,7 @@ def main() -> None:
         asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}"
         if asked in done or (given.only and side != given.only):
             continue
-        told = {"asked": asked, **tuned(side, macs, epochs, given, **{"rate": chosen(side, said), **differing})}
+        told = {"asked": asked, **tuned(side, macs, epochs, given, **{"rate": chosen(side, epochs, said), **differing})}
         chip = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         told["machine"] = {**{k: environment()[k] for k in ("torch", "processor", "threads")}, "device": chip}
         with given.out.open("a") as file:

@@ -244,7 +244,7 @@ def tuned(task: Task, given: argparse.Namespace) -> tuple[dict[str, Task], dict[
         for rate in given.rates if len(given.rates) > 1 else ():
             found[rate] = one(at_rate(task, rate)._replace(test=task.val), arm, TUNING_SEED, given)["accuracy"]
             print(f"rate {rate:g}  {arm:>22}  {100 * found[rate]:.2f} % on validation", flush=True)
-        best = max(found, key=lambda rate: found[rate]) if found else (given.rates or [None])[0]
+        best = max(found, key=lambda rate: found[rate]) if found else given.chosen.get(arm, (given.rates or [None])[0])
         tasks[arm], tried[arm] = task if best is None else at_rate(task, best), found
     return tasks, tried
 
@@ -283,6 +283,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.8)
     parser.add_argument("--every", type=int, default=20, help="steps between looks at the validation samples")
     parser.add_argument("--rates", type=float, nargs="+", default=[], help="one, or several to choose from")
+    parser.add_argument("--chosen", type=json.loads, default={}, help="rates by start that were chosen before, as JSON")
     parser.add_argument("--width", default="importance", choices=["importance", "first", "project"])
     parser.add_argument("--criterion", default="l2")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
