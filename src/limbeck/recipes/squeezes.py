@@ -70,7 +70,7 @@ def cifar10_squeeze() -> Squeeze:
         chains={
             "search": (
                 Depth(ratio=1.0, include=("layer1.[4-8]", "layer2.[4-8]", "layer3.[3-8]")),
-                Prune(ratio=0.5, scope="layer", round_to=16, include=("layer3.*.conv1",)),
+                Prune(ratio=0.25, scope="layer", round_to=16, include=("layer3.*.conv1",)),
                 Quantize(),
             )
         },
@@ -79,6 +79,6 @@ def cifar10_squeeze() -> Squeeze:
         augment=Augment(crop=4, flip=True),
         views=16,
         tries=2,
-        latency_batch=8,
+        latency_batch=32,
         latency_threads=2,
     )
