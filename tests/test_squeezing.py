@@ -17,8 +17,10 @@ from torch import nn
 import limbeck as lb
 from limbeck.cli import main
 from limbeck.compress import MergeUnits, Prune, replay
-from limbeck.core.errors import ConfigError, ModelError
+from limbeck.core.errors import CheckpointError, ConfigError, ModelError
 from limbeck.data import Batches, Digits
+from limbeck.evaluation.latency import Latency
+from limbeck.export.integers import quantize
 from limbeck.models import MLP
 from limbeck.recipes import SQUEEZES, find_squeeze, show
 from limbeck.recipes.base import read
@@ -108,6 +110,46 @@ def test_a_network_of_layers_is_cut_where_it_hurts_least(pictures, digits):
     assert len(set(kept)) > 1, "every layer lost the same share, whatever it hurts"
 
 
+def test_units_are_looked_for_once_in_each_model_that_cuts_begin_with(pictures, digits, monkeypatch):
+    from limbeck.core.proof import couple
+
+    asked = []
+    monkeypatch.setattr("limbeck.compress.units.couple", lambda model, *rest, **how: asked.append(model) or couple(
+        model, *rest, **how))  # fmt: skip
+    found = squeezed(pictures, digits, Budget(macs=0.6, drop=0.05))
+    begun = {attempt["parent"] for attempt in found.attempts[1:]}
+    assert len(asked) == len(begun) == 1
+
+
+def test_calls_are_timed_on_so_many_threads_and_a_file_is_made_once(pictures, digits, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from limbeck import workshop
+
+    threads, made = [], []
+
+    def timed(models, **how):
+        threads.append(how["threads"])
+        size = {name: float(sum(p.numel() for p in model.parameters()) or model.bytes) for name, (model, _) in
+                models.items()}  # fmt: skip
+        return {name: Latency(p50=x, p10=x, p90=x, low=x, high=x, batch=1, threads=1, repeats=1) for name, x in
+                size.items()}  # fmt: skip
+
+    def kept(model, batches, path, **how):
+        made.append(path.name)
+        return quantize(model, batches, path, **how)
+
+    monkeypatch.setattr(workshop, "compare_latency", timed)
+    monkeypatch.setattr(workshop, "quantize", kept)
+    budget, settings = Budget(latency=0.5, drop=0.9), {"ops": [Prune(ratio=0.3), "quantize"], "epochs": 0, "tries": 0}
+    found = squeezed(pictures, digits, budget, **settings, latency_threads=3, out=tmp_path / "out")
+    assert set(threads) == {3}
+    assert any(word.startswith("A call of 1 sample on 3 threads takes ") for word in found.words)
+    assert found.file is not None
+    assert len(made) == len(set(made)) > 1
+    with pytest.raises(CheckpointError, match=r"latency\.threads"):
+        squeezed(pictures, digits, budget, **settings, latency_threads=2, out=tmp_path / "out")
+
+
 def test_a_floor_that_cannot_be_met_gives_the_best_and_says_what_was_missed(original, digits):
     found = squeezed(original, digits, Budget(parameters=0.02, drop=0.001), tries=2)
     assert not found.met
@@ -162,6 +204,8 @@ STOPPED = """
 import sys, torch, limbeck as lb
 from pathlib import Path
 from limbeck.data import Batches, Digits
+from limbeck.evaluation.latency import Latency
+from limbeck.export.integers import quantize
 from limbeck.models import MLP
 from safetensors.torch import load_model
 d = Digits().load()
@@ -224,6 +268,7 @@ class Odd(nn.Module):
     [
         ({"ops": ["prun"]}, ConfigError, "did you mean"),
         ({"tries": -1}, ConfigError, "tries"),
+        ({"latency_threads": 0}, ConfigError, "latency_threads"),
         ({"learning_rate": 1}, ConfigError, "learning_rate"),
         ({"budget": Budget(macs=0.5, drops={"acuracy": 0.1})}, ConfigError, "did you mean 'accuracy'"),
         ({"budget": Budget(parameters=10**9, drop=0.1)}, ConfigError, "more than the original"),

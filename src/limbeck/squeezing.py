@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from limbeck import report
@@ -94,6 +95,7 @@ def squeeze(
     views: int | None = None,
     tries: int = 3,
     latency_batch: int = 1,
+    latency_threads: int | None = None,
     augment: Augmentation | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -128,6 +130,7 @@ def squeeze(
             up to 4, when None.
         tries: how often an operation is weakened.
         latency_batch: samples a call where latency counts.
+        latency_threads: that a call is timed on; as many as torch has when None.
         augment: of the images in repairs.
         batch_size: samples a step of repairs.
         seed: of whatever is drawn.
@@ -149,6 +152,8 @@ def squeeze(
     whole("tries", tries, least=0)
     whole("epochs", epochs, least=0)
     whole("latency_batch", latency_batch)
+    if latency_threads is not None:
+        whole("latency_threads", latency_threads)
     chain = steps(ops, budget)
     if any(step.op.kind == "quantize" for step in chain):
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -165,12 +170,14 @@ def squeeze(
               training=settings, augment=augment, seed=seed, inputs=inputs, outputs=outputs, workers=workers,
               show=progress)  # fmt: skip
     asked = _recipe(original, job, budget, chain, epochs=epochs)
+    if timed := "latency" in budget.costs:
+        asked["latency"] = {"batch": latency_batch, "threads": latency_threads}
     _try(job)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder(Path(out) if out is not None else None, asked, device=settings.device))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         started = time.perf_counter()
-        shop = Workshop(job, chain, folder, scratch=scratch, batch=latency_batch, timed="latency" in budget.costs)
+        shop = Workshop(job, chain, folder, scratch=scratch, batch=latency_batch, threads=latency_threads, timed=timed)
         budget.limits(shop.weigh(shop.original), shop.score(shop.original))  # refused before the teacher is asked
         if epochs:
             shop.job = replace(job, teacher=_taught(original, job, folder, views=views, progress=progress))
@@ -243,7 +250,7 @@ def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str
     best, folder, job = found.model, shop.folder, shop.job
     scores = {"original": shop.scored(shop.original, final), "model": shop.scored(best, final)}
     costs = {"original": dict(shop.weigh(shop.original)), "model": dict(found.best.costs)}
-    words = list(_words(found, scores, costs))
+    words = [*_words(found, scores, costs), *_timed(shop, costs)]
     doubts = [*_doubts(found)]
     sizes = footprints({"teacher": Subject(shop.original.model, job.inputs, job.outputs),
                         "student": Subject(best.model, job.inputs, job.outputs)}, job.val)  # fmt: skip
@@ -306,6 +313,17 @@ def _words(
         most = found.limits.ceilings[name]
         has = found.best.costs[name]
         yield f"Missed: {has:.4g} {_UNITS[name]} where {most:.4g} were asked for, {factor:.2f} times as much."
+
+
+def _timed(shop: Workshop, costs: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """What a call is, where calls were timed."""
+    if shop.timed:
+        before, after = (1e3 * costs[name]["latency"] for name in ("original", "model"))
+        threads = shop.threads or torch.get_num_threads()
+        yield (
+            f"A call of {shop.batch} sample{'s' * (shop.batch > 1)} on {threads} thread{'s' * (threads > 1)} takes "
+            f"{after:.3g} ms, the original's {before:.3g} ms."
+        )
 
 
 def _doubts(found: Found[Candidate]) -> Iterator[str]:

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from limbeck.compress import Evidence, Plan, Prune, apply, plan, reestimate, stored_bytes
+from limbeck.compress.units import coupled
+from limbeck.core.coupling import Coupling
 from limbeck.core.errors import ConfigError, LimbeckError
 from limbeck.core.folder import RunFolder
 from limbeck.core.seeds import derive
@@ -35,6 +37,7 @@ from limbeck.search import Lever
 __all__ = ["Candidate", "Workshop", "first_of"]
 
 _STRUCTURAL = ("prune", "depth", "merge_units")
+_OF_UNITS = ("prune", "merge_units")
 _READ = 512
 """Samples that an operation reads for activations and gradients, and that batch statistics are taken from."""
 _SENSITIVE = (0.25, 0.5, 0.75)
@@ -68,13 +71,16 @@ class Workshop:
         folder: where it is on record.
         scratch: a folder for files that nobody keeps.
         batch: samples a call of which latency is measured.
+        threads: that it is measured on; None leaves them as they are.
         timed: whether latency counts.
     """
 
     def __init__(
-        self, job: Job, chain: Iterable[Step], folder: RunFolder, *, scratch: Path, batch: int, timed: bool
-    ) -> None:
-        self.job, self.folder, self.scratch, self.timed = job, folder, scratch, timed
+        self, job: Job, chain: Iterable[Step], folder: RunFolder, *, scratch: Path, batch: int, threads: int | None,
+        timed: bool,
+    ) -> None:  # fmt: skip
+        self.job, self.folder, self.scratch = job, folder, scratch
+        self.batch, self.threads, self.timed = batch, threads, timed
         self.steps = {step.lever.name: step for step in chain}
         self.files = "quantize" in self.steps
         self.known = {(line["what"], line["key"]): line["value"] for line in folder.lines if line["kind"] == "found"}
@@ -82,7 +88,8 @@ class Workshop:
         self.evidence = Evidence(batch=first_of(job.train, 4), batches=lambda: _batches(job.train, _READ),
                                  inputs=job.inputs, outputs=job.outputs, seed=derive(job.seed, "compress"))  # fmt: skip
         self.original = Candidate("original", copy.deepcopy(job.student).cpu())
-        self._runtime: dict[str, nn.Module] = {}
+        self._files: dict[str, OnnxModel] = {}
+        self._coupled: tuple[str, Coupling] | None = None
 
     def change(self, candidate: Candidate, lever: Lever, strength: float | None) -> Candidate | None:
         """A changed copy; None where the operation finds nothing to do, or cannot do it."""
@@ -94,7 +101,7 @@ class Workshop:
         if isinstance(op, Prune) and lever.first is None:
             op = replace(op, ratios=self._shares(candidate, op, strength or 0.0))
         try:
-            made = plan(candidate.model, op, self.evidence)
+            made = plan(candidate.model, op, self._evidence_of(candidate, op))
         except ConfigError as error:
             self._note("refused", key, str(error))
             return None
@@ -104,13 +111,22 @@ class Workshop:
 
     def _quantized(self, candidate: Candidate, step: Step, key: str) -> Candidate | None:
         path = self.scratch / f"{derive(0, key):x}.int8.onnx"
-        try:
-            file = quantize(candidate.model, _batches(self.job.train, step.op.samples), path, settings=step.op,
-                            inputs=self.job.inputs)  # fmt: skip
-        except LimbeckError as error:
-            self._note("refused", key, str(error))
-            return None
-        return replace(candidate, key=key, step=step, strength=None, parent=candidate, file=file)
+        if key not in self._files:  # it is asked for before a step is taken, and again when it is its turn
+            try:
+                self._files[key] = quantize(candidate.model, _batches(self.job.train, step.op.samples), path,
+                                            settings=step.op, inputs=self.job.inputs)  # fmt: skip
+            except LimbeckError as error:
+                self._note("refused", key, str(error))
+                return None
+        return replace(candidate, key=key, step=step, strength=None, parent=candidate, file=self._files[key])
+
+    def _evidence_of(self, candidate: Candidate, op: Any) -> Evidence:
+        """What an operation reads. Units are looked for, and proved, once in a model that many cuts begin with."""
+        if op.kind not in _OF_UNITS:
+            return self.evidence
+        if self._coupled is None or self._coupled[0] != candidate.key:
+            self._coupled = candidate.key, coupled(candidate.model, self.evidence)
+        return replace(self.evidence, coupling=self._coupled[1])
 
     def weigh(self, candidate: Candidate) -> Mapping[str, float]:
         """Parameters, bytes as stored (of the file, where a chain ends in one), operations and seconds a call."""
@@ -140,21 +156,22 @@ class Workshop:
     def _latency(self, candidate: Candidate, runs: nn.Module) -> float:
         """Seconds a call, in turns with the original, and on the scale of its first measurement."""
         if candidate is self.original or candidate.key == self.original.key:
-            return compare_latency({"original": (runs, self._arguments(runs))}, seconds=_TIMED)["original"].p50
+            alone = {"original": (runs, self._arguments(runs))}
+            return compare_latency(alone, seconds=_TIMED, threads=self.threads)["original"].p50
         first = self.weigh(self.original)["latency"]
         base = self._exported(self.original) if self.files else self.original.model
         pair = {"original": (base, self._arguments(base)), "candidate": (runs, self._arguments(runs))}
-        found = compare_latency(pair, seconds=_TIMED)
+        found = compare_latency(pair, seconds=_TIMED, threads=self.threads)
         return first * found["candidate"].p50 / found["original"].p50
 
     def _exported(self, candidate: Candidate) -> OnnxModel:
         """The model as a float file. Only the original's is kept at hand."""
-        if candidate.key == self.original.key and "original" in self._runtime:
-            return self._runtime["original"]  # type: ignore[return-value]
+        if candidate.key in self._files:
+            return self._files[candidate.key]
         path = self.scratch / f"{derive(0, candidate.key):x}.onnx"
         made = to_onnx(candidate.model, self._arguments(candidate.model), path)
         if candidate.key == self.original.key:
-            self._runtime["original"] = made
+            self._files[candidate.key] = made
         return made
 
     def _arguments(self, model: nn.Module) -> Any:
@@ -239,10 +256,11 @@ class Workshop:
         start = self.scored(candidate, some)
         measure = "accuracy" if "accuracy" in start else "r2"
         found = {}
-        for group in op.groups(candidate.model, self.evidence):
+        evidence = self._evidence_of(candidate, op)
+        for group in op.groups(candidate.model, evidence):
             row: list[float] = []
             for ratio in _SENSITIVE:
-                made = plan(candidate.model, replace(op, ratios={group: ratio}), self.evidence)
+                made = plan(candidate.model, replace(op, ratios={group: ratio}), evidence)
                 less = Candidate("", apply(candidate.model, made), step=self.steps["prune"])
                 row.append(max(start[measure] - self.scored(less, some)[measure], row[-1] if row else -1.0))
             found[group] = row

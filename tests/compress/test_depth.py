@@ -89,6 +89,15 @@ def test_patterns_name_what_may_go():
         plan(model, Depth(include=("block",)), evidence)
 
 
+def test_what_has_gone_does_not_go_again():
+    model, evidence = net()
+    which = {"include": ("blocks.[12]",)}
+    less = apply(model, plan(model, Depth(count=1, **which), evidence))
+    assert gone(plan(less, Depth(ratio=1.0, **which), evidence)) == ["blocks.1"]
+    none = apply(model, plan(model, Depth(ratio=1.0, **which), evidence))
+    assert plan(none, Depth(ratio=1.0, **which), evidence).changes == ()
+
+
 def test_blocks_of_a_residual_network_go_and_those_that_widen_stay():
     from limbeck.models.resnet import ResNet
 

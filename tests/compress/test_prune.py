@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from limbeck.compress import Evidence, Prune, apply, plan, read_plan, replay
 from limbeck.compress.base import _size
 from limbeck.compress.prune import choose
+from limbeck.compress.units import coupled
 from limbeck.core.errors import ConfigError
 from limbeck.core.setting import as_plain
 
@@ -51,6 +53,21 @@ def unheard(model, changes):
                     gone = sorted(set(range(tensor.shape[change.detail["dim"]])) - set(change.detail["keep"]))
                     tensor.index_fill_(change.detail["dim"], torch.tensor(gone), 0)
     return masked
+
+
+@pytest.mark.parametrize("name", list(NETS)[:3])
+def test_units_that_are_known_are_not_looked_for_again(name, monkeypatch):
+    model, batch, found, _ = thinned(name)
+    own = evidence(batch)
+    own = replace(own, coupling=coupled(model, own))
+
+    def never(*_, **__):
+        raise AssertionError("it was traced again")
+
+    monkeypatch.setattr("limbeck.compress.units.couple", never)
+    assert plan(model, Prune(ratio=0.4, scope="layer"), own) == found
+    with pytest.raises(AssertionError, match="traced again"):
+        coupled(model, own, norms=True)
 
 
 @pytest.mark.parametrize("name", NETS)

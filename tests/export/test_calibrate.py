@@ -52,6 +52,19 @@ def test_zero_is_always_inside_and_the_ends_are_those_that_were_seen():
                 assert (low, high) == ends
 
 
+def test_the_rule_of_the_ends_counts_nothing_and_finds_the_same_range():
+    random = np.random.default_rng(2)
+    counted, ends = Histogram(), Histogram("minmax")
+    for part in (random.normal(1, i + 1, 50).astype(np.float32) for i in range(4)):
+        counted.add(part, "here")
+        ends.add(part, "here")
+    assert range_of(ends, "minmax", percentile=100.0) == range_of(counted, "minmax", percentile=100.0)
+    assert counted.counts.sum() == 200
+    assert not ends.counts.any()
+    with pytest.raises(NonFiniteError, match="'here'"):
+        ends.add(np.array([1, np.nan], dtype=np.float32), "here")
+
+
 def test_the_divergence_is_scipys_of_the_two_distributions():
     sizes = np.array([9, 0, 4, 4, 2, 1, 0, 3])
     clipped = np.array([9, 0, 4, 4, 2, 1 + 3], dtype=float)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +60,14 @@ def test_batch_norms_are_folded(exported):
     ops = {node.op_type for node in onnx.load(str(exported["conv"][2].path)).graph.node}
     assert "Conv" in ops
     assert "BatchNormalization" not in ops
+
+
+def test_the_file_tells_nothing_of_the_machine_and_the_code_that_made_it(exported):
+    for _, _, model in exported.values():
+        held = model.path.read_bytes()
+        assert b"stack_trace" not in held
+        assert b"limbeck" not in held
+        assert str(Path(lb.__file__).parents[2]).encode() not in held
 
 
 def test_the_record_says_how_far_and_how_far_it_may_be(exported):

@@ -145,6 +145,11 @@ def test_the_strength_to_begin_with_is_tried_first_and_then_adjusted():
     assert 0.25 <= found.model.done[0] <= 0.3163  # 0.2 s² <= 0.02
 
 
+def test_a_strength_that_is_stated_is_begun_with_though_the_search_would_not_go_so_far():
+    found = searched([Lever(name="prune", most=0.25, first=0.5)], Budget(macs=0.4, drop=0.2))
+    assert [attempt.strength for attempt in found.attempts] == [None, 0.5]
+
+
 def test_what_a_last_step_saves_less_than_on_the_original_is_made_up_for():
     """A file has a fixed part, which counts more the smaller the rest is."""
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.coupling import Coupling
 from limbeck.core.errors import ConfigError, ModelError, problem
 from limbeck.core.setting import as_plain, build, setting
 from limbeck.core.still import undisturbed
@@ -106,6 +107,7 @@ class Evidence:
         inputs: how the model is called with a batch (see `Reader`).
         outputs: how its answers are named.
         seed: of whatever is drawn at random.
+        coupling: the units of the very model that is planned for, where they are known; looked for when None.
     """
 
     batch: Named
@@ -113,6 +115,7 @@ class Evidence:
     inputs: Inputs = None
     outputs: Outputs = None
     seed: int = 0
+    coupling: Coupling | None = None
 
     def reader(self, model: nn.Module, taps: Iterable[str] = ()) -> Reader:
         """The model as `batch -> named tensors`."""

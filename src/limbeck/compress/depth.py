@@ -106,7 +106,9 @@ class Depth:
         found = []
         for path, module in modules.items():
             parent = modules[path.rpartition(".")[0]]
-            if path and (named or (isinstance(parent, nn.Sequential | nn.ModuleList) and _weighs(module))):
+            if not path or isinstance(module, nn.Identity):
+                continue  # an identity is what has gone
+            if named or (isinstance(parent, nn.Sequential | nn.ModuleList) and _weighs(module)):
                 included = any(fnmatchcase(path, pattern) for pattern in self.include)
                 if included and not any(fnmatchcase(path, pattern) for pattern in self.exclude):
                     found.append(path)

@@ -34,6 +34,8 @@ def coupled(model: nn.Module, evidence: Evidence, *, norms: bool = False) -> Cou
     Raises:
         ModelError: the model cannot be called with the batch.
     """
+    if evidence.coupling is not None and evidence.coupling.norms == norms:
+        return evidence.coupling
     evidence.reader(model).probe(evidence.batch)
     few = _few(evidence)
     return couple(model, _calling(evidence, few), few.values(), norms=norms)

@@ -28,9 +28,14 @@ class Range(NamedTuple):
 
 
 class Histogram:
-    """Counts of the values of one tensor. `low` and `high` are the ends that were seen; `half` is t."""
+    """Counts of the values of one tensor. `low` and `high` are the ends that were seen; `half` is t.
 
-    def __init__(self) -> None:
+    Args:
+        how: the rule that will be asked for; the one that looks at the ends alone needs no counts, which take long.
+    """
+
+    def __init__(self, how: Calibration = "percentile") -> None:
+        self.how = how
         self.counts = np.zeros(BINS, dtype=np.int64)
         self.half, self.low, self.high = 0.0, 0.0, 0.0
 
@@ -42,12 +47,14 @@ class Histogram:
         """
         if not values.size:
             return
-        flat = np.asarray(values, dtype=np.float64).ravel()
-        low, high = float(flat.min()), float(flat.max())
+        low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             mend = "look for NaN in the calibration data, or for a network that overflows"
             raise NonFiniteError(problem("calibration", f"the inner value {name!r} is NaN or infinite", mend))
         self.low, self.high = min(self.low, low), max(self.high, high)
+        if self.how == "minmax":
+            return
+        flat = np.asarray(values, dtype=np.float64).ravel()
         self._widen(max(-low, high))
         if not self.half:  # all are zero so far, and the middle is where zero is
             self.counts[BINS // 2] += flat.size

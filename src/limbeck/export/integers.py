@@ -246,7 +246,7 @@ def _ranges(path: Path, given: Named, settings: Quantize, showing_at: Path) -> d
     """The range of every inner value that will be rounded, in one pass over the samples."""
     names = showing(path, showing_at, _STATIC)
     model = OnnxModel(showing_at)
-    histograms = {name: Histogram() for name in names}
+    histograms = {name: Histogram(settings.calibration) for name in names}
     total = len(next(iter(given.values())))
     for start in range(0, total, _PART):
         part = {name: value[start : start + _PART] for name, value in given.items()}

@@ -328,4 +328,15 @@ def _write(ready: Traced, path: Path, shapes: Any) -> None:
         verbose=False,
     )
     assert program is not None
+    _forget(program.model)
     program.save(path)
+
+
+def _forget(graphs: Any) -> None:
+    """Take out what an exporter notes of its way: files and lines of this machine, as large as 8-bit weights."""
+    for graph in graphs.graphs():
+        graph.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()

@@ -47,6 +47,7 @@ class Squeeze:
         views: augmented versions of each sample that the original's answers are kept for.
         tries: how often an operation that breaks a score is weakened.
         latency_batch: samples a call where latency counts.
+        latency_threads: that a call is timed on; as many as torch has when None.
         seed: of whatever is drawn.
         workers: processes that read data.
     """
@@ -63,6 +64,7 @@ class Squeeze:
     views: int | None = None
     tries: int = 3
     latency_batch: int = 1
+    latency_threads: int | None = None
     seed: int = 0
     workers: int = 0
 
@@ -121,8 +123,8 @@ def _searched(recipe: Squeeze, out: Path, *, say: Say, bars: bool, single: bool)
         found[name] = squeeze(
             network, train=splits.train, val=splits.val, test=splits.test, budget=recipe.budget, ops=ops,
             objective=recipe.objective, augment=recipe.augment, views=recipe.views, tries=recipe.tries,
-            latency_batch=recipe.latency_batch, seed=recipe.seed, workers=recipe.workers,
-            out=out / "search" if single else out / name, say=say, progress=bars, **training,
+            latency_batch=recipe.latency_batch, latency_threads=recipe.latency_threads, seed=recipe.seed,
+            workers=recipe.workers, out=out / "search" if single else out / name, say=say, progress=bars, **training,
         )  # fmt: skip
         for line in found[name].words:
             say(f"    {line}")

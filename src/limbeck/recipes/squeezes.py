@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.compress import MergeUnits, Prune
+from limbeck.compress import Depth, MergeUnits, Prune
 from limbeck.core.normalize import Normalize
 from limbeck.core.schedules import OneCycle
 from limbeck.data import Augment, Digits, Npz
@@ -37,10 +37,10 @@ def digits_squeeze() -> Squeeze:
 
 
 def cifar10_squeeze() -> Squeeze:
-    """The pretrained ResNet-56 in a quarter of its time: pruned, distilled, in 8 bits. Set `model.weights`."""
+    """The pretrained ResNet-56 in a quarter of its time: fewer blocks, fewer channels, 8 bits. Set `model.weights`."""
     training = Training(
-        epochs=8,
-        batch_size=128,
+        epochs=40,
+        batch_size=256,
         optimizer=Optimizer(rate=0.05),
         schedule=OneCycle(),
         precision="auto",
@@ -50,9 +50,10 @@ def cifar10_squeeze() -> Squeeze:
     return Squeeze(
         title="cifar10-squeeze",
         story=(
-            "CIFAR-10. A pretrained ResNet-56 loses channels, layer by layer where it hurts least, learns from its own "
-            "former answers, and is written as a file of 8-bit numbers, until a call takes a quarter of the time that "
-            "the original's file takes, at less than a point of accuracy."
+            "CIFAR-10. A pretrained ResNet-56 loses more than half of its blocks, then "
+            "channels of its last and heaviest stage, learns each time from its own former answers, and is written as "
+            "a file of 8-bit numbers: a quarter of the time that the original's file takes on two threads, and a tenth "
+            "of the bytes, at less than a point of accuracy."
         ),
         # The published weights were trained on all 50,000 training images: on any of those the original is right, and
         # nothing lost would show. Attempts are scored on half of the test images, and the result on the other half.
@@ -63,11 +64,21 @@ def cifar10_squeeze() -> Squeeze:
             normalize=Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         ),
         model=Master(model=CifarResNet(depth=56), training=training, augment=Augment(crop=4, flip=True)),
-        budget=Budget(latency=0.25, drop=0.01),
-        chains={"search": ("prune", Quantize())},
+        budget=Budget(latency=0.25, bytes=0.1, drop=0.01),
+        # ONNX Runtime computes channels in blocks of 8 or 16, so that 12 of 16 take the time of 16: blocks of layers
+        # give time, and channels are taken by sixteens, where they give bytes.
+        chains={
+            "search": (
+                Depth(ratio=1.0, include=("layer1.[4-8]", "layer2.[4-8]", "layer3.[3-8]")),
+                Prune(ratio=0.25, scope="layer", round_to=16, include=("layer3.*.conv1",)),
+                Quantize(),
+            )
+        },
         objective=(KL(temperature=2.0, weight=9.0, standardize=True), Label(weight=0.1)),
         training=training,
         augment=Augment(crop=4, flip=True),
-        views=4,
+        views=16,
         tries=2,
+        latency_batch=32,
+        latency_threads=2,
     )

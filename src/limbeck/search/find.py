@@ -29,7 +29,7 @@ class Lever:
 
     Attributes:
         name: what it does, in a word.
-        most: the largest strength that makes sense; None for a step that is taken or not.
+        most: the largest strength that the costs may lead to; None for a step that is taken or not.
         first: the strength to begin with; None lets the costs say it.
         free: it loses nothing, and is taken wherever it saves something.
         repaired: training makes sense after it.
@@ -297,7 +297,7 @@ class _Search(Generic[M]):
 
     def _set(self, lever: Lever, most: float, ahead: Ahead) -> None:
         start = self.models[self.now]
-        low, high = 0.0, min(most, lever.first) if lever.first is not None else self._needed(lever, start, most, ahead)
+        low, high = 0.0, lever.first if lever.first is not None else self._needed(lever, start, most, ahead)
         strength, held = high, None
         for _ in range(1 + self.tries):
             model = self.change(start, lever, strength)
