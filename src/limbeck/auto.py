@@ -97,13 +97,14 @@ class Auto:
 
 def defaults(layers: Sequence[tuple[str, str]] = ()) -> dict[str, tuple[Term, ...]]:
     """The objectives that are tried where none are named: the first is the best guess, which wins ties."""
-    label = Label(weight=0.5)
+    label, light = Label(weight=0.5), Label(weight=0.3)
+    standardized = KL(temperature=2.0, weight=4.0, standardize=True)
     made: dict[str, tuple[Term, ...]] = {
         "kl-2": (KL(temperature=2.0, weight=0.5), label),
         "kl-4": (KL(temperature=4.0, weight=0.9), Label(weight=0.1)),
-        "standardized": (KL(temperature=2.0, weight=2.0, standardize=True), label),
+        "standardized": (standardized, light),
         "dkd": (DKD(temperature=2.0, alpha=1.0, beta=2.0, weight=0.5), label),
-        "dist": (DIST(temperature=1.0, weight=1.0), label),
+        "standardized-dist": (standardized, DIST(temperature=1.0, weight=1.0), light),
     }
     if layers:
         hints = tuple(Hint(student=mine, teacher=theirs, weight=2.0) for mine, theirs in layers)
