@@ -141,9 +141,7 @@ def chosen(job: Job, student: nn.Module) -> dict[str, Any]:
     return {**found, "steps": steps, "seconds": seconds, "chose": choice.name, "trials": trials}
 
 
-def cell(
-    setting: Setting, splits: Splits, teacher: Any, seed: int, home: Path, names: Sequence[str]
-) -> dict[str, Any]:
+def cell(setting: Setting, splits: Splits, teacher: Any, seed: int, home: Path, names: Sequence[str]) -> dict[str, Any]:
     """Plain, auto and the hand-picked objectives at one seed."""
     started = time.perf_counter()
     targets = lb.remember(teacher, splits.train, out=home, views=setting.views, augment=setting.augment, progress=False)
