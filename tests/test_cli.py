@@ -15,6 +15,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+import limbeck
 from limbeck.catalog import TABLES
 from limbeck.cli import app, main
 from limbeck.data import Table
@@ -96,6 +97,10 @@ def test_every_help_has_an_example_that_the_command_would_take(name, say):
     words = shlex.split(example[1].split(" > ")[0])
     assert words[0] == name
     COMMANDS[name].make_context(name, words[1:])  # parses, does not run
+
+
+def test_the_version_is_that_of_the_package(say):
+    assert say("--version") == (0, f"limbeck {limbeck.__version__}\n")
 
 
 def test_the_help_of_the_whole_names_every_command(say):

@@ -19,7 +19,7 @@ PLAIN = "plain"
 
 @setting
 class Auto:
-    """In the place of an objective: try several for a short while, train with the best, and never fall below plain.
+    """In the place of an objective: try several for a short while, and train with what was best, plain among them.
 
     With N the steps of one plain run, trials take at most `share` · N steps and the training that follows N, so that
     all of it costs at most 1 + `share` plain runs. The plain student is tried beside the others at every length and is

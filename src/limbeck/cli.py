@@ -19,7 +19,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Pour a large model into a small one and prove what was kept.",
 )
 
 Set = Annotated[
@@ -27,6 +26,23 @@ Set = Annotated[
 ]
 _ENDED: dict[object, str] = {130: "interrupted", 143: "terminated"}
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; the same folder goes on where a run stopped.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from limbeck import __version__  # noqa: PLC0415
+
+        typer.echo(f"limbeck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Pour a large model into a small one and prove what was kept."""
 
 
 @app.command(epilog="Example: limbeck demo")

@@ -44,6 +44,27 @@ def recipe(tmp_path_factory) -> Path:
     return home / "two.yaml"
 
 
+@pytest.fixture(scope="module")
+def choosing(recipe) -> Path:
+    """The same teacher and form of student, enough samples to choose on, and an arm that does."""
+    draw, held = np.random.default_rng(1), {}
+    for part, rows in (("train", 160), ("test", 20)):
+        labels = np.arange(rows) % 3
+        images = draw.integers(0, 128, (rows, 8, 8, 3)) + 40 * labels[:, None, None, None]
+        held[f"{part}_images"], held[f"{part}_labels"] = images.astype(np.uint8), labels
+    np.savez(recipe.parent / "more.npz", **held)
+    plain = yaml.safe_load(recipe.read_text())
+    soft = {"soft": [{"kind": "kl", "temperature": 2.0}, {"kind": "label"}], "hard": [{"kind": "kl", "weight": 0.1}]}
+    plain["arms"] = {
+        "plain": {"label": "Plain", "objective": [{"kind": "label"}]},
+        "chosen": {"label": "Chosen", "auto": {"candidates": soft}},
+    }
+    plain["data"] |= {"path": str(recipe.parent / "more.npz"), "val": 40}
+    del plain["targets"]
+    (recipe.parent / "choosing.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    return recipe.parent / "choosing.yaml"
+
+
 def losses(out: Path) -> list[float]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if line["kind"] == "step"]
@@ -64,6 +85,19 @@ def test_a_recipe_with_targets_is_the_run_of_one_process(recipe, tmp_path):
     assert files[0] == files[1]
     for name in files[0]:
         assert len({(tmp_path / n / "targets" / "logits" / name).read_bytes() for n in ("one", "two")}) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_choose_what_one_chooses(choosing, tmp_path):
+    done = launch("torchrun", "-m", "limbeck", "run", choosing, "--out", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    run_recipe(read(choosing.read_text(), "choosing.yaml"), tmp_path / "one", show=False)
+    one, two = (json.loads((tmp_path / name / "evidence.json").read_text())["trials"] for name in ("one", "two"))
+    told = [[(t["candidate"], t["round"], t["steps"], t["kept"]) for t in trials] for trials in (one, two)]
+    assert told[0] == told[1]
+    assert len(told[0]) == 3
+    np.testing.assert_allclose([t["nll"] for t in two], [t["nll"] for t in one], rtol=1e-3)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-3, atol=1e-4)
 
 
 def test_bad_input_is_one_message_however_many_processes_have_it(recipe, tmp_path):
