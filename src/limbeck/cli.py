@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+import limbeck
 from limbeck.core.errors import LimbeckError
 
 __all__ = ["app", "main"]
@@ -30,9 +31,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="The run folder; the sam
 
 def _version(asked: bool) -> None:
     if asked:
-        from limbeck import __version__  # noqa: PLC0415
-
-        typer.echo(f"limbeck {__version__}")
+        typer.echo(f"limbeck {limbeck.__version__}")
         raise typer.Exit
 
 
