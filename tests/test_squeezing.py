@@ -146,6 +146,7 @@ def test_calls_are_timed_on_so_many_threads_and_a_file_is_made_once(pictures, di
     assert any(word.startswith("A call of 1 sample on 3 threads takes ") for word in found.words)
     assert found.file is not None
     assert len(made) == len(set(made)) > 1
+    assert found.evidence["calls"] == {"batch": 1, "threads": 3}
     with pytest.raises(CheckpointError, match=r"latency\.threads"):
         squeezed(pictures, digits, budget, **settings, latency_threads=2, out=tmp_path / "out")
 

@@ -275,6 +275,7 @@ def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str
                    "lids": dict(found.limits.lids)},
         "best": found.best.number,
         "costs_of_best": costs,
+        **({"calls": {"batch": shop.batch, "threads": _threads(shop)}} if shop.timed else {}),
     }  # fmt: skip
     file = best.file
     if folder.path is not None:
@@ -319,11 +320,15 @@ def _timed(shop: Workshop, costs: Mapping[str, Mapping[str, float]]) -> Iterator
     """What a call is, where calls were timed."""
     if shop.timed:
         before, after = (1e3 * costs[name]["latency"] for name in ("original", "model"))
-        threads = shop.threads or torch.get_num_threads()
+        threads = _threads(shop)
         yield (
             f"A call of {shop.batch} sample{'s' * (shop.batch > 1)} on {threads} thread{'s' * (threads > 1)} takes "
             f"{after:.3g} ms, the original's {before:.3g} ms."
         )
+
+
+def _threads(shop: Workshop) -> int:
+    return shop.threads or torch.get_num_threads()
 
 
 def _doubts(found: Found[Candidate]) -> Iterator[str]:

@@ -57,6 +57,22 @@ def test_a_budget_that_is_missed_says_by_how_much():
     assert (missed.about, missed.sure) == ("Multiply-accumulates", "missed: 1.33 × as much")
 
 
+def test_a_time_says_of_which_calls_it_is():
+    found = search()
+    for attempt, seconds in zip(found["attempts"], (0.08, 0.01, 0.02, 0.02), strict=True):
+        attempt["costs"]["latency"] = seconds
+    found["limits"]["ceilings"] = {"latency": 0.03}
+    for calls, said in (
+        ({"batch": 32, "threads": 2}, "20 ms instead of 80 ms, calls of 32 samples on 2 threads"),
+        ({"batch": 1, "threads": 1}, "20 ms instead of 80 ms, calls of 1 sample on 1 thread"),
+        ("none", "20 ms instead of 80 ms"),
+    ):
+        told = {each.about: each for each in points(Run(document(), [], {}, "", found | {"calls": calls}))}
+        assert told["Time a call"].sentence == (
+            f"25 % of the original's time a call ({said}); asked for: at most 38 %."
+        )
+
+
 def test_every_attempt_is_in_the_table_and_in_the_drawing():
     section = attempts.section(searched())
     [table] = [block for block in section.blocks if isinstance(block, Table)]

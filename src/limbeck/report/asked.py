@@ -60,7 +60,8 @@ def _asked(search: Search) -> Iterator[Told]:
         most, own, whole = search.ceilings.get(key), search.best.costs.get(key), search.original.costs.get(key)
         if most is None or own is None:
             continue
-        said = f"{numbers.ratio(own, whole)} of the original's {called} ({show(own)} instead of {show(whole)})"
+        of = f", {search.calls}" if key == "latency" and search.calls else ""
+        said = f"{numbers.ratio(own, whole)} of the original's {called} ({show(own)} instead of {show(whole)}{of})"
         asked = f"asked for: at most {numbers.ratio(most, whole)}"
         if own <= most:
             yield Told(called.capitalize(), f"{said}; {asked}.", "better", "met")

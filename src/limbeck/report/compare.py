@@ -19,7 +19,7 @@ __all__ = ["Held", "Joined", "held", "join", "names"]
 _TOLD = 6
 _MACHINE = ("processor", "cores", "threads", "device")
 _OF_ONE = ("started", "seconds", "command")
-_CHAIN = ("attempts", "limits", "best", "costs_of_best")
+_CHAIN = ("attempts", "limits", "best", "costs_of_best", "calls")
 _NOTHING = object()
 
 

@@ -44,6 +44,8 @@ class Search(NamedTuple):
     floors: Mapping[str, float]
     lids: Mapping[str, float]
     best: Attempt
+    calls: str
+    """Of how many samples on how many threads a timed call is, where that is known."""
 
     @property
     def original(self) -> Attempt:
@@ -101,7 +103,14 @@ def _search(name: str, held: Mapping[str, Any]) -> Search | None:
         return None
     limits = mapping(held.get("limits"))
     ceilings, floors, lids = (_numbers(limits.get(key)) for key in ("ceilings", "floors", "lids"))
-    return Search(name, attempts, ceilings, floors, lids, best)
+    return Search(name, attempts, ceilings, floors, lids, best, _calls(mapping(held.get("calls"))))
+
+
+def _calls(held: Mapping[str, Any]) -> str:
+    batch, threads = finite(held.get("batch")), finite(held.get("threads"))
+    if batch is None or threads is None:
+        return ""
+    return f"calls of {batch:.0f} sample{'s' * (batch != 1)} on {threads:.0f} thread{'s' * (threads != 1)}"
 
 
 def _attempt(row: Mapping[str, Any]) -> Attempt | None:
