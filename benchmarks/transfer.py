@@ -19,7 +19,7 @@ Every arm trains the same network on the same data with the same settings and as
 Steps until validation accuracy reaches the threshold are counted every few steps; test accuracy is of the last step.
 With several `--rates`, the random and the inherited start are first trained at each, at a seed of their own, and the
 one that ends highest on validation is used by every arm with that start. Seed by seed, all arms in turn; differences
-are paired over seeds. Nothing was chosen on the test data.
+are paired over seeds. Nothing was chosen on the test data. What is in the file already is not done again.
 """
 
 from __future__ import annotations
@@ -251,10 +251,12 @@ def tuned(task: Task, given: argparse.Namespace) -> tuple[dict[str, Task], dict[
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Means, spreads, and differences to the random start paired over seeds."""
-    found = {}
+    found, random = {}, {run["seed"]: run for run in runs["random"]}
     for arm, mine in runs.items():
+        if not mine:
+            continue
         accuracy = [100 * run["accuracy"] for run in mine]
-        paired = [100 * (a["accuracy"] - b["accuracy"]) for a, b in zip(mine, runs["random"], strict=True)]
+        paired = [100 * (run["accuracy"] - random[run["seed"]]["accuracy"]) for run in mine]
         steps = [run["steps_to_threshold"] for run in mine]
         reached = [number for number in steps if number is not None]
         found[arm] = {
@@ -264,8 +266,9 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "over_random_sd": round(statistics.stdev(paired), 2) if len(paired) > 1 else 0.0,
             "steps_to_threshold": round(statistics.mean(reached), 1) if len(reached) == len(steps) else None,
             "reached": f"{len(reached)} of {len(steps)}",
-            "start": round(100 * statistics.mean(run["start"] for run in mine), 2),
         }
+        if all("start" in run for run in mine):
+            found[arm]["start"] = round(100 * statistics.mean(run["start"] for run in mine), 2)
     return found
 
 
@@ -294,30 +297,36 @@ def main() -> None:
     out = given.out or Path(__file__).parent / "results" / f"transfer-{given.task}.json"
     task = images(given) if given.task == "images" else sentences(given)
     arms = [arm for arm in ARMS if arm in {"random", *given.arms}]
-    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    held = json.loads(out.read_text()) if out.exists() else {}
+    runs: dict[str, list[dict[str, Any]]] = {arm: held.get("runs", {}).get(arm, []) for arm in arms}
     before = copy.deepcopy(task.teacher.state_dict())
     made = lb.transfer.outline(lb.transfer.shrink(task.teacher, **task.shrink))
     teacher = lb.evaluate(task.teacher, task.test)["accuracy"]
     print(f"teacher {100 * teacher:.2f} %; student: {str(made).splitlines()[0]}", flush=True)
+    if held and abs(held["teacher_accuracy"] - 100 * teacher) > 0.006:
+        raise SystemExit(f"{out} is of another teacher ({held['teacher_accuracy']} %): give another --out")
     tasks, tried = tuned(task, given)
-    for seed in given.seeds:
-        for arm in arms:
-            runs[arm].append(one(tasks[start(arm)], arm, seed, given))
-            last = runs[arm][-1]
-            print(f"seed {seed}  {arm:>22}  {100 * last['accuracy']:.2f} %  {last['steps_to_threshold']} steps to "
-                  f"{given.threshold:.0%} of {last['steps']}  {last['seconds']} s", flush=True)  # fmt: skip
+    for seed, arm in [(seed, arm) for seed in given.seeds for arm in arms]:
+        if any(run["seed"] == seed for run in runs[arm]):
+            continue
+        last = one(tasks[start(arm)], arm, seed, given)
+        runs[arm] = sorted([*runs[arm], last], key=lambda run: run["seed"])
+        print(f"seed {seed}  {arm:>22}  {100 * last['accuracy']:.2f} %  {last['steps_to_threshold']} steps to "
+              f"{given.threshold:.0%} of {last['steps']}  {last['seconds']} s", flush=True)  # fmt: skip
         assert all(torch.equal(v.cpu(), before[k].cpu()) for k, v in task.teacher.state_dict().items())
         told = {
             "environment": {k: v for k, v in environment(given.device).items() if k != "command"},
             "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()
                          if k not in ("out", "data", "weights")},
-            "rates_on_validation": tried,
+            "rates_on_validation": tried or held.get("rates_on_validation", {}),
             "teacher_accuracy": round(100 * teacher, 2),
             "student": {"parameters": made.plan.after.parameters, "macs": made.plan.after.macs, "width": made.width,
                         "parameters_of_teacher": made.plan.before.parameters, "macs_of_teacher": made.plan.before.macs},
             "arms": summary(runs), "runs": runs,
         }  # fmt: skip
-        out.write_text(json.dumps(told, indent=2) + "\n")
+        whole = out.with_suffix(".part")
+        whole.write_text(json.dumps(told, indent=2) + "\n")
+        whole.replace(out)
     print(json.dumps(summary(runs), indent=2))
 
 
