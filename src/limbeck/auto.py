@@ -33,7 +33,7 @@ class Auto:
         views: augmented versions of each sample for which the teacher's answers are kept; up to 8 when None. 0 asks
             the teacher at each step instead.
         margin: how many standard errors a candidate must be ahead of plain in accuracy, paired over validation samples;
-            where it is ahead by less, it must be so far ahead in cross-entropy.
+            where it is ahead by less, it must be so far ahead in cross-entropy. 0 asks for any lead.
 
     Raises:
         ConfigError: a number makes no sense, or a candidate is no objective, or learns nothing from a teacher.
@@ -44,7 +44,7 @@ class Auto:
     layers: tuple[tuple[str, str], ...] = ()
     keep: float = 1 / 3
     views: int | None = None
-    margin: float = 1.0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be tried."""
