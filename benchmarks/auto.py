@@ -49,6 +49,8 @@ HAND_PICKED = {
     "kl-1": (lb.KL(temperature=1.0, weight=0.5), lb.Label(weight=0.5)),
     "kl-2-heavy": (lb.KL(temperature=2.0, weight=0.9), lb.Label(weight=0.1)),
     "kl-4-light": (lb.KL(temperature=4.0, weight=0.5), lb.Label(weight=0.5)),
+    "kl-4": (lb.KL(temperature=4.0, weight=0.9), lb.Label(weight=0.1)),
+    "dkd": (lb.DKD(temperature=2.0, alpha=1.0, beta=2.0, weight=0.5), lb.Label(weight=0.5)),
     "standardized-light": (lb.KL(temperature=2.0, weight=2.0, standardize=True), lb.Label(weight=0.5)),
     "standardized-heavy": (lb.KL(temperature=2.0, weight=9.0, standardize=True), lb.Label(weight=0.1)),
     "dist": (lb.DIST(temperature=1.0, weight=1.0), lb.Label(weight=0.5)),

@@ -55,6 +55,7 @@ def recipe(given: argparse.Namespace) -> Recipe:
         "third": Arm(label="Third generation", objective=BOTH, teacher="second", start="fresh"),
         **dict.fromkeys(("one", "two", "more"), member),
     }
+    arms = {name: arm for name, arm in arms.items() if name == "plain" or name in (given.arms or arms)}
     return dataclasses.replace(base, title="collective", arms=arms, seeds=1, evidence=None, targets=None)
 
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", help="beside plain; all when left out")
     parser.add_argument("--jobs", type=int, default=1, help="seeds side by side")
     given = parser.parse_args()
     with ProcessPoolExecutor(given.jobs) as pool:

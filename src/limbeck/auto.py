@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.core.check import not_negative, positive, whole
 from limbeck.core.errors import ConfigError, nearest, problem
 from limbeck.core.setting import setting
-from limbeck.objectives import DIST, DKD, KL, TERMS, Hint, Label, Similarity, Term, as_objective
+from limbeck.objectives import DIST, KL, TERMS, Hint, Label, Similarity, Term, as_objective
 from limbeck.objectives.term import AnyTerm
 
 __all__ = ["PLAIN", "Auto", "as_auto"]
@@ -101,9 +101,8 @@ def defaults(layers: Sequence[tuple[str, str]] = ()) -> dict[str, tuple[Term, ..
     standardized = KL(temperature=2.0, weight=4.0, standardize=True)
     made: dict[str, tuple[Term, ...]] = {
         "kl-2": (KL(temperature=2.0, weight=0.5), label),
-        "kl-4": (KL(temperature=4.0, weight=0.9), Label(weight=0.1)),
         "standardized": (standardized, light),
-        "dkd": (DKD(temperature=2.0, alpha=1.0, beta=2.0, weight=0.5), label),
+        "standardized-4": (KL(temperature=4.0, weight=9.0, standardize=True), Label(weight=0.1)),
         "standardized-dist": (standardized, DIST(temperature=1.0, weight=1.0), light),
     }
     if layers:
