@@ -50,6 +50,11 @@ class Peers(nn.Module):
             seen |= own
         self.peer = nn.ModuleList(students)
 
+    @property
+    def apart(self) -> Sequence[nn.Module]:
+        """What learns each for itself: gradients are clipped peer by peer, as in trainings of their own."""
+        return list(self.peer)
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Logits of the first, and of all.
 

@@ -137,12 +137,19 @@ class Engine:
         self._accelerator.backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def norm(self, optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
-        """The norm of all gradients over all processes, which are then scaled down to `limit` at most."""
+        """The norm of all gradients over all processes, which are then scaled down to `limit` at most.
+
+        Parts of a model that learn each for itself are scaled each by its own: one's gradients do not slow another.
+        """
         for parameter in (*self._idle, *self._waiting):  # sharding fills in zeros, and weight decay would follow
             parameter.grad = None
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        return whole(clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit))
+        parts: dict[int, list[Tensor]] = {}
+        for group in optimizer.param_groups:
+            parts.setdefault(group.get("part", 0), []).extend(group["params"])
+        norms = [whole(clip_grad_norm_(parameters, limit)).to(self.device) for parameters in parts.values()]
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
     def step(self, optimizer: torch.optim.Optimizer, penalise: Callable[[], None] = lambda: None) -> None:
         """Update the weights. A scaled step whose gradients are not finite is left out, with a smaller scale after.

@@ -49,17 +49,23 @@ class Optimizer:
     def build(self, model: nn.Module, tuner: Tuner = UNTUNED) -> torch.optim.Optimizer:
         """The optimizer over the trainable parameters of `model`, in groups of one rate and one decay, fastest first.
 
+        A model whose `apart` lists modules that learn each for itself has groups for each, with its number as `part`.
+
         Raises:
             ConfigError: the optimizer does not take one of the options.
         """
-        parted: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        apart = getattr(getattr(model, "model", model), "apart", ())
+        part_of = {id(p): number for number, module in enumerate(apart, 1) for p in module.parameters()}
+        parted: dict[tuple[float, bool, int], list[nn.Parameter]] = {}
         for parameter in model.parameters():
             if parameter.requires_grad:
                 decays = parameter.dim() > 1 and not tuner.anchored(parameter)
-                parted.setdefault((tuner.factor(parameter), decays), []).append(parameter)
+                key = (tuner.factor(parameter), decays, part_of.get(id(parameter), 0))
+                parted.setdefault(key, []).append(parameter)
         groups = [
-            {"params": parted[factor, decays], "weight_decay": decays * self.weight_decay, "lr": factor * self.rate}
-            for factor, decays in sorted(parted, reverse=True)
+            {"params": parted[key], "weight_decay": key[1] * self.weight_decay, "lr": key[0] * self.rate}
+            | ({"part": key[2]} if apart else {})
+            for key in sorted(parted, reverse=True)
         ]
         cls = _optimizers()[self.name.lower()]
         options = dict(self.options or {})
