@@ -16,9 +16,8 @@ The pretrained CIFAR-10 ResNet-56 of He et al. (93.39 %). Sides:
 Every side gets the same images, order, epochs, optimizer, schedule and precision, and the last epoch counts. `choose`
 holds 5,000 training images out and compares rates there, for one epoch of 20,000 images at 40 %, and `choose-long` for
 fifteen of 45,000 in batches of 256; `frontier` and `long` take the best of these, train on all images but one and score
-the test images once. A side that is slower or worse is
-written down as it is. One line a training is added to `results/prune.jsonl`, and what is there already is not done
-again.
+the test images once. A side that is slower or worse is written down as it is. One line a training is added to
+`results/prune.jsonl`, and what is there already is not done again.
 
 Torch-Pruning is no dependency: pip install --no-deps torch-pruning==1.6.1
 """

@@ -318,7 +318,7 @@ def main() -> None:
             "environment": {k: v for k, v in environment(given.device).items() if k != "command"},
             "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()
                          if k not in ("out", "data", "weights")},
-            "rates_on_validation": tried or held.get("rates_on_validation", {}),
+            "rates_on_validation": tried if any(tried.values()) else held.get("rates_on_validation", {}),
             "teacher_accuracy": round(100 * teacher, 2),
             "student": {"parameters": made.plan.after.parameters, "macs": made.plan.after.macs, "width": made.width,
                         "parameters_of_teacher": made.plan.before.parameters, "macs_of_teacher": made.plan.before.macs},
