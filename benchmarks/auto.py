@@ -146,7 +146,8 @@ def chosen(job: Job, student: nn.Module) -> dict[str, Any]:
 def cell(setting: Setting, splits: Splits, teacher: Any, seed: int, home: Path, names: Sequence[str]) -> dict[str, Any]:
     """Plain, auto and the hand-picked objectives at one seed."""
     started = time.perf_counter()
-    targets = lb.remember(teacher, splits.train, out=home, views=setting.views, augment=setting.augment, progress=False)
+    lb.remember(teacher, splits.train, out=home, views=setting.views, augment=setting.augment, progress=False)
+    targets = lb.Targets(home)  # without the teacher, who would answer all test images for every arm, to no use here
     stored = time.perf_counter() - started
     torch.manual_seed(seed)
     student = setting.student.build(shape_of(splits.train), 10)

@@ -55,6 +55,8 @@ def recipe(given: argparse.Namespace) -> Recipe:
         "third": Arm(label="Third generation", objective=BOTH, teacher="second", start="fresh"),
         **dict.fromkeys(("one", "two", "more"), member),
     }
+    if unknown := sorted({*(given.arms or ())} - arms.keys()):
+        raise SystemExit(f"--arms: there is no {', '.join(unknown)}; there are {', '.join(arms)}")
     arms = {name: arm for name, arm in arms.items() if name == "plain" or name in (given.arms or arms)}
     return dataclasses.replace(base, title="collective", arms=arms, seeds=1, evidence=None, targets=None)
 
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="beside plain; all when left out")
     parser.add_argument("--jobs", type=int, default=1, help="seeds side by side")
     given = parser.parse_args()
+    recipe(given)  # what is refused is refused here, not in each of the processes
     with ProcessPoolExecutor(given.jobs) as pool:
         done = list(pool.map(trained, [given] * given.seeds, range(given.seeds)))
     runs = {name: [run for arms in done for run in arms[name]["runs"]] for name in done[0]}

@@ -51,6 +51,8 @@ IMAGENET = lb.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 ANSWERS = (lb.KL(temperature=2.0, weight=0.5), lb.Label(weight=0.5))
 WORDS, LENGTH = 8000, 40
 TUNING_SEED = 1000
+ALIKE = ("task", "epochs", "teacher_epochs", "images", "val", "tests", "threshold", "width", "criterion")
+"""The settings that all runs of a file have in common."""
 
 
 class Task(NamedTuple):
@@ -305,6 +307,9 @@ def main() -> None:
     print(f"teacher {100 * teacher:.2f} %; student: {str(made).splitlines()[0]}", flush=True)
     if held and abs(held["teacher_accuracy"] - 100 * teacher) > 0.006:
         raise SystemExit(f"{out} is of another teacher ({held['teacher_accuracy']} %): give another --out")
+    others = {k: v for k, v in held.get("settings", {}).items() if k in ALIKE and v != getattr(given, k)}
+    if others:
+        raise SystemExit(f"{out} was made with {others}: give the same, or another --out")
     tasks, tried = tuned(task, given)
     for seed, arm in [(seed, arm) for seed in given.seeds for arm in arms]:
         if any(run["seed"] == seed for run in runs[arm]):

@@ -30,13 +30,14 @@ from limbeck.core.still import undisturbed
 from limbeck.core.taps import Reader
 from limbeck.data import Batches, Source, are_numbers
 from limbeck.evidence import phrase
-from limbeck.job import Job, behind, evaluation, labelled
+from limbeck.job import Job, evaluation, labelled
 from limbeck.member import check, train_member
 from limbeck.metrics import quality
 from limbeck.objectives import Label, Term
 from limbeck.remembering import remember
 from limbeck.search import Rung, Trial, halve, rungs
 from limbeck.teachers.own import SelfTeacher
+from limbeck.teachers.signal import behind
 from limbeck.teachers.stored import Targets
 
 __all__ = ["Choice", "check_auto", "choose", "choosing", "steps_of"]

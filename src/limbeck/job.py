@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,18 +15,18 @@ from limbeck.core.schedules import settled
 from limbeck.core.seeds import derive
 from limbeck.core.taps import Inputs, Outputs
 from limbeck.core.types import Named
-from limbeck.data import Augmentation, Batches, Source, are_numbers, check_labels, whole
+from limbeck.data import Augmentation, Batches, Source, are_numbers, check_labels
+from limbeck.judging import Heard, judge_of
 from limbeck.objectives import Term, values
 from limbeck.replaying import Replay, replay
 from limbeck.teachers import JoinedTeacher
 from limbeck.teachers.own import SelfTeacher
-from limbeck.teachers.signal import Teaching
-from limbeck.teachers.stored import Targets
+from limbeck.teachers.signal import Teaching, behind
 from limbeck.train import Engine, Stage, State, Student, Training, Tuner, combine, counted
 from limbeck.train.followers import Average, Follower, Snapshot
 from limbeck.train.trackers import check_trackers
 
-__all__ = ["Job", "Ready", "behind", "evaluation", "labelled", "make_ready", "on_device", "selves"]
+__all__ = ["Job", "Ready", "evaluation", "labelled", "make_ready", "on_device", "selves"]
 
 _EVALUATION_BATCH = 500
 _SAMPLES = 256
@@ -38,7 +38,8 @@ class Job:
     """What one training needs. `arm` and `seed` name it in the folder; "" is the only one there.
 
     Where there are `stages`, each is a job of its own (see `staging`): `stage` names it, and `before` counts what those
-    before it have done, so that records and the order of samples go on.
+    before it have done, so that records and the order of samples go on. What teachers said of the samples that
+    students are scored on is `heard`; the jobs of one run share it.
     """
 
     student: nn.Module
@@ -60,6 +61,7 @@ class Job:
     stages: tuple[Stage, ...] = ()
     stage: str = ""
     before: State = field(default_factory=State)
+    heard: Heard = field(default_factory=Heard)
 
 
 def evaluation(source: Source, workers: int = 0) -> Batches:
@@ -121,15 +123,6 @@ def make_ready(job: Job, stack: ExitStack) -> Ready:
     return Ready(engine, batches, student, judge, idle)
 
 
-def behind(teacher: Teaching | None) -> Iterator[Teaching]:
-    """The teacher and all that stand behind it: members of an ensemble, what is joined, what targets were made from."""
-    if teacher is None:
-        return
-    yield teacher
-    for inner in (*getattr(teacher, "members", ()), getattr(teacher, "inner", None), getattr(teacher, "live", None)):
-        yield from behind(inner)
-
-
 def _check_self(teacher: SelfTeacher, engine: Engine) -> None:
     if engine.sharded:
         mend = 'set parallel="replicate", or give another teacher'
@@ -147,19 +140,6 @@ def selves(teacher: Teaching | None, model: nn.Module, per_epoch: int) -> dict[s
             else:
                 found[name] = Snapshot(model, every, into=member.model)
     return found
-
-
-def _judge(job: Job) -> Teaching | None:
-    """The teacher that the student can be held against on validation and test data, if it can answer there.
-
-    Targets are for the training data alone, and data of a teacher's own is joined by the ids of the training data,
-    which mean other samples in another source.
-    """
-    live = job.teacher.live if isinstance(job.teacher, Targets) else job.teacher
-    if not any(isinstance(member, JoinedTeacher) for member in behind(live)):
-        return live
-    same = {id(whole(source)) for source in (job.train, job.val, job.test)}
-    return live if len(same) == 1 else None
 
 
 def labelled(source: Source) -> bool:
@@ -253,7 +233,7 @@ def _dry_run(job: Job, student: Student, answers: Named, example: Named) -> Teac
         combine(job.objective, signal, answers, example, progress=0.0, counts=counts)
     told = answers.get("logits")
     alike = output is not None and told is not None and output.shape == told.shape
-    judge = _judge(job) if alike or (numbers and are_numbers(told)) else None
+    judge = judge_of(job.teacher, job.train, job.val, job.test) if alike or (numbers and are_numbers(told)) else None
     for where, source in (("val", job.val), ("test", job.test)):
         if judge is None and not labelled(source):
             wrong = "no sample has a label, and there is no teacher with the same outputs to hold the student against"

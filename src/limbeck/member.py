@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal as signals
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from limbeck.core.seeds import derive, seed_everything
 from limbeck.core.setting import as_plain
 from limbeck.core.sharding import parted, whole
 from limbeck.core.still import undisturbed
+from limbeck.core.types import Named
 from limbeck.data import Source
 from limbeck.evaluation import Scores, score
 from limbeck.evaluation.peers import accuracies
@@ -230,9 +231,14 @@ class _Session:
 
     def _score(self, source: Source, judge: Teaching | None) -> Scores:
         batches = on_device(evaluation(source, self.job.workers), self.engine)
-        master = self.engine.spread(judge) if judge is not None else None
         with undisturbed(self.student), self._averaged():
-            return score(self.engine.spread(self.student), batches, teacher=master)
+            return score(self.engine.spread(self.student), batches, teacher=self._asked(judge, source))
+
+    def _asked(self, judge: Teaching | None, source: Source) -> Callable[[Named], Named] | None:
+        """What answers for the teacher in one pass over `source`: what it said before, where one process trains."""
+        if judge is None or self.engine.world_size > 1:
+            return None if judge is None else self.engine.spread(judge)
+        return self.job.heard.by(judge, source)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -366,7 +372,9 @@ class _Session:
         if self.judge is None or not self.job.score_teacher or not labelled(self.job.test):
             return None
         batches = on_device(evaluation(self.job.test, self.job.workers), self.engine)
-        return dict(score(self.engine.spread(self.judge), batches))
+        asked = self._asked(self.judge, self.job.test)
+        assert asked is not None
+        return dict(score(asked, batches))
 
     def reread(self, done: Mapping[str, Any]) -> Result:
         """The result of a finished run, its weights loaded."""

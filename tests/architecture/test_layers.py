@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "evidence": {"costs", "data", "evaluation", "examining", "export", "objectives", "report", "teachers"},
     "replaying": {"data", "teachers"},
     "remembering": {"data", "replaying", "targets", "teachers", "train"},
-    "job": {"data", "evaluation", "objectives", "replaying", "teachers", "train"},
+    "judging": {"data", "teachers"},
+    "job": {"data", "evaluation", "judging", "objectives", "replaying", "teachers", "train"},
     "staging": {"job", "train"},
     "trouble": {"job"},
     "member": {"data", "evaluation", "job", "models", "remembering", "staging", "teachers", "train", "trouble"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "recipes": {
         "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics",
         "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
-        "auto", "choosing", "comparing", "compress", "search", "squeezing", "staging", "transfer", "workflow",
+        "judging", "auto", "choosing", "comparing", "compress", "search", "squeezing", "staging", "transfer", "workflow",
     },
     "levers": {"compress", "export", "search"},
     "workshop": {"compress", "data", "evaluation", "export", "job", "levers", "member", "search"},

@@ -21,6 +21,7 @@ from limbeck.data import Source, Splits
 from limbeck.evaluation import Scores, score
 from limbeck.examining import Evidence, Subject, by_chance, examine
 from limbeck.job import Job, evaluation
+from limbeck.judging import Heard
 from limbeck.member import Result, train_member
 from limbeck.metrics import stability
 from limbeck.objectives import Label
@@ -58,6 +59,8 @@ class Members:
     """The records of all trainings, where they were made in folders of their own."""
     answers: Teaching | None = None
     """A loaded teacher's answers on disk, which serve all seeds."""
+    heard: Heard = field(default_factory=Heard)
+    """What teachers said of the samples that students are scored on."""
 
     def add(self, other: Members) -> None:
         """Take in what was trained elsewhere, with other seeds."""
@@ -118,7 +121,7 @@ class _Seed:
         """One arm, and the same at other rates. Where it chooses its objective, that is done first, and once."""
         recipe, seed = self.recipe, self.seed
         auto = recipe.arms[name].auto
-        job = job_of(recipe, name, self.splits, master, ended=ended, seed=seed, show=self.show)
+        job = self._job(name, master, ended)
         with ExitStack() as stack:
             if auto is not None:
                 choice = stack.enter_context(choosing(auto, job, self.folder, say=self.say))
@@ -135,6 +138,10 @@ class _Seed:
             for factor in recipe.rates:
                 if factor != 1:
                     self._at_rate(name, factor, master, ended, job)
+
+    def _job(self, name: str, master: Teaching | None, ended: Mapping[str, nn.Module], factor: float = 1) -> Job:
+        job = job_of(self.recipe, name, self.splits, master, seed=self.seed, show=self.show, factor=factor, ended=ended)
+        return dataclasses.replace(job, heard=self.made.heard)
 
     def _lacks(self, name: str, ended: Mapping[str, nn.Module]) -> bool:
         """Whether an arm that this one needs broke down; then it is left out too, and said so."""
@@ -186,7 +193,7 @@ class _Seed:
         self, name: str, factor: float, master: Teaching | None, ended: Mapping[str, nn.Module], like: Job
     ) -> None:
         """An arm once more, at another rate, with what was chosen for it at its own."""
-        job = job_of(self.recipe, name, self.splits, master, ended=ended, seed=self.seed, show=self.show, factor=factor)
+        job = self._job(name, master, ended, factor)
         if self.recipe.arms[name].auto is not None:
             training = dataclasses.replace(like.training, optimizer=job.training.optimizer)
             job = dataclasses.replace(

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "Gives",
     "Teaching",
     "as_logits",
+    "behind",
     "check_class_range",
     "check_classes",
     "check_gives",
@@ -90,6 +91,15 @@ class Teaching(Protocol):
     def __call__(self, batch: Named) -> Named:
         """The signal for one batch: without gradient, detached, on the batch's device."""
         ...
+
+
+def behind(teacher: Teaching | None) -> Iterator[Teaching]:
+    """The teacher and all that stand behind it: members of an ensemble, what is joined, what targets were made from."""
+    if teacher is None:
+        return
+    yield teacher
+    for inner in (*getattr(teacher, "members", ()), getattr(teacher, "inner", None), getattr(teacher, "live", None)):
+        yield from behind(inner)
 
 
 def digest_of(identity: Mapping[str, Any]) -> str:
