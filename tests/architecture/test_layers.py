@@ -46,8 +46,8 @@ MAY_IMPORT = {
     },
     "recipes": {
         "costs", "data", "evaluation", "evidence", "examining", "export", "findings", "job", "member", "metrics",
-        "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers", "train",
-        "judging", "auto", "choosing", "comparing", "compress", "search", "squeezing", "staging", "transfer", "workflow",
+        "judging", "models", "objectives", "pictures", "remembering", "replaying", "report", "targets", "teachers",
+        "train", "auto", "choosing", "comparing", "compress", "search", "squeezing", "staging", "transfer", "workflow",
     },
     "levers": {"compress", "export", "search"},
     "workshop": {"compress", "data", "evaluation", "export", "job", "levers", "member", "search"},
