@@ -26,7 +26,7 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/architecture tests/docs
+	$(BIN)/python -m pytest -q -m "not slow and not runs" tests/architecture tests/docs
 
 bench: venv
 	$(BIN)/python benchmarks/step.py

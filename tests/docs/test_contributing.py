@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -16,6 +18,7 @@ def blocks():
     return dict(found)
 
 
+@pytest.mark.runs
 def test_adding_a_loss_touches_three_files(tmp_path):
     steps = blocks()
     assert len(steps) == 3

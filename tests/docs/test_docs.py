@@ -15,6 +15,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -26,6 +27,7 @@ def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
 
 
 # Those that bring another framework run in a process of their own: tests/examples.
+@pytest.mark.runs
 @pytest.mark.parametrize(
     "example", [e for e in sorted((ROOT / "examples").glob("*.py")) if "_teacher" not in e.name], ids=lambda p: p.name
 )
