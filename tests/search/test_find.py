@@ -165,6 +165,22 @@ def test_what_a_last_step_saves_less_than_on_the_original_is_made_up_for():
     assert found.model.macs == pytest.approx(200, abs=5)
 
 
+def test_a_last_step_is_not_taken_again_where_nothing_before_it_could_change():
+    """It saves less than on the original, and what comes before it has no more to give."""
+
+    def spent(toy, lever, strength):
+        if lever.name == "halve":
+            return toy._replace(macs=toy.macs / 2 + 50, done=(*toy.done, "halve"))
+        return None if toy.done else change(toy, lever, strength)
+
+    given = [Lever(name="prune", first=0.6), HALVE]
+    found = find(Toy(), given, Budget(macs=0.2, drop=0.2), change=spent, weigh=weigh, score=score)
+    assert not found.met
+    assert found.model.done == (0.6, "halve")
+    assert [attempt.lever for attempt in found.attempts] == ["original", "prune", "halve"]
+    assert found.attempts[-1].kept
+
+
 @given(macs=st.floats(0.05, 1), drop=st.floats(0, 0.3), more=st.floats(0, 0.2), tries=st.integers(0, 5))
 def test_more_to_spend_is_never_worse(macs, drop, more, tries):
     def outcome(budget):

@@ -130,8 +130,11 @@ def find(
     last = max((i for i, lever in enumerate(levers) if lever.most is not None), default=-1) + 1
     chain, tail = levers[:last], levers[last:]
     saved = {lever.name: search.saving(original, lever) for lever in levers}
+    before = None
     for again in range(1 + _AGAIN):
         search.pull_all(chain, tail, saved, again=bool(again))
+        if search.now == before:  # there was no more to be had, and the steps at the end would save what they did
+            break
         before = search.pinned = search.now
         for lever in tail:
             search.pull(lever, Ahead([]))
