@@ -12,6 +12,7 @@ from made_run import search
 from limbeck.report import charts, lines, render
 from limbeck.report.asked import headline, points
 from limbeck.report.compare import Held, join
+from limbeck.report.opening import tiles
 from limbeck.report.reading import Run
 from limbeck.report.searching import searches
 from limbeck.report.sections import attempts
@@ -71,6 +72,20 @@ def test_a_time_says_of_which_calls_it_is():
         assert told["Time a call"].sentence == (
             f"25 % of the original's time a call ({said}); asked for: at most 38 %."
         )
+
+
+def test_the_time_at_the_top_is_the_one_that_was_asked_for_and_not_that_of_the_network_in_floats():
+    found, said = search(), document()
+    for attempt, seconds in zip(found["attempts"], (0.08, 0.01, 0.02, 0.02), strict=True):
+        attempt["costs"]["latency"] = seconds
+    for arm, seconds in (("teacher", 0.1), ("student", 0.06)):
+        said["arms"][arm]["footprint"] = {"parameters": 5, "latency": {"p50": seconds, "batch": 1, "threads": 1}}
+    cost = {tile.label: (tile.value, tile.note) for tile in tiles(Run(said, [], {}, "", found))}
+    assert cost["Latency of the original's"] == ("25 %", "20 ms of 80 ms")
+    assert cost["Parameters of the original's"] == ("100 %", "5 of 5")
+    del found["attempts"][0]["costs"]["latency"]
+    cost = {tile.label: (tile.value, tile.note) for tile in tiles(Run(said, [], {}, "", found))}
+    assert cost["Latency of the original's"] == ("60 %", "60 ms of 100 ms")
 
 
 def test_every_attempt_is_in_the_table_and_in_the_drawing():

@@ -27,6 +27,7 @@ from limbeck.report.reading import (
     text,
     whole,
 )  # fmt: skip
+from limbeck.report.searching import searches
 from limbeck.report.sections.costs import COSTS, cost, relative
 from limbeck.report.sections.seeds import worst
 from limbeck.report.summary import called
@@ -152,10 +153,20 @@ def tiles(run: Run) -> list[Tile]:
     # Bytes nearly always tell what parameters tell already, and memory is rarely known; both are in the table.
     for label, key, show in (entry for entry in COSTS if entry[1] not in ("bytes", "peak_memory")):
         share = relative(run, found[0], elder, key)
+        pair = cost(run, found[0], key), cost(run, elder, key)
+        if key == "latency" and (asked := _asked_for(run)) is not None:
+            share, pair = numbers.ratio(*asked), asked
         if share != numbers.DASH:
-            own_cost, all_of_it = (show(cost(run, arm, key)) for arm in (found[0], elder))
+            own_cost, all_of_it = map(show, pair)
             shown.append(Tile(f"{label} of the {whole(scores)}'s", share, f"{own_cost} of {all_of_it}", ""))
     return shown
+
+
+def _asked_for(run: Run) -> tuple[float, float] | None:
+    """Seconds a call of a search's result and of the original, as they were held against the budget."""
+    made = searches(run)
+    ends = [each.costs.get("latency") for each in (made[0].best, made[0].original)] if len(made) == 1 else [None, None]
+    return None if ends[0] is None or not ends[1] else (ends[0], ends[1])
 
 
 def _against_teacher(scores: Mapping[str, Any], student: Arm, column: Metric) -> Iterator[Told]:
