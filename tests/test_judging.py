@@ -120,3 +120,17 @@ def test_what_changes_or_is_too_much_is_asked_each_time(monkeypatch):
     heard, model = Heard(), Counting()
     answers(heard, model, source)
     assert answers(heard, model, source)[1] == 1
+
+
+def test_no_more_is_held_than_may_be_kept(monkeypatch):
+    """Neither while a teacher is listened to, nor of many teachers together: the oldest go first."""
+    monkeypatch.setattr("limbeck.judging._MOST", 4 * 3 * 1000)
+    heard, model, source = Heard(), Counting(), as_source((torch.randn(1200, 6), torch.arange(1200) % 3))
+    ask = heard.by(opened(model, source), source)
+    for batch in evaluation(source).epoch(0):
+        ask(batch)
+        assert sum(part.nbytes for part in ask.told) <= 4 * 3 * 1000
+    parts = [as_source((torch.randn(400, 6), torch.arange(400) % 3)) for _ in range(3)]
+    assert [answers(heard, model, part)[1] for part in parts] == [1, 1, 1]
+    assert [answers(heard, model, part)[1] for part in parts[1:]] == [0, 0]
+    assert answers(heard, model, parts[0])[1] == 1

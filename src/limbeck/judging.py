@@ -17,7 +17,7 @@ from limbeck.teachers.stored import Targets
 __all__ = ["Heard", "judge_of"]
 
 _MOST = 2**26
-"""Bytes of answers to one source that are kept: as much as 10,000 samples of 1,600 classes."""
+"""Bytes of answers that are kept of all teachers together: as much as 10,000 samples of 1,600 classes."""
 
 
 def judge_of(teacher: Teaching | None, train: Source, *others: Source) -> Teaching | None:
@@ -38,7 +38,8 @@ class Heard:
 
     A large teacher's pass over the test samples can take longer than a small student's training, and it says the same
     to every student. Known again by what decides its answers (`Teaching.fingerprint`), the form it computes in, and
-    the samples themselves; a teacher that changes, and data that is not in memory, are asked each time.
+    the samples themselves; a teacher that changes, and data that is not in memory, are asked each time. Of many
+    answers the oldest are let go, and more than there is room for are not collected.
     """
 
     def __init__(self) -> None:
@@ -52,22 +53,32 @@ class Heard:
         if key in self._kept:
             answers = iter(self._kept[key])
             return lambda _batch: {"logits": next(answers)}
-        return _Listening(teacher, len(source), lambda told: self._kept.update({key: told}))
+        return _Listening(teacher, len(source), lambda told: self._keep(key, told))
+
+    def _keep(self, key: str, told: list[Tensor]) -> None:
+        self._kept[key] = told
+        while sum(_bytes(each) for each in self._kept.values()) > _MOST:
+            del self._kept[next(iter(self._kept))]
+
+
+def _bytes(told: list[Tensor]) -> int:
+    return sum(part.nbytes for part in told)
 
 
 class _Listening:
-    """Asks a teacher, and hands on what it said once it has said all of it."""
+    """Asks a teacher, and hands on what it said once it has said all of it, if that is not too much."""
 
     def __init__(self, teacher: Teaching, samples: int, keep: Callable[[list[Tensor]], None]) -> None:
-        self._teacher, self._samples, self._keep = teacher, samples, keep
-        self._told: list[Tensor] = []
+        self._teacher, self._keep, self._left = teacher, keep, samples
+        self.told: list[Tensor] = []
 
     def __call__(self, batch: Named) -> Named:
         signal = self._teacher(batch)
-        if "logits" in signal:
-            self._told.append(signal["logits"].detach().cpu())
-            if sum(len(part) for part in self._told) == self._samples:
-                if sum(part.nbytes for part in self._told) <= _MOST:
-                    self._keep(self._told)
-                self._told = []
+        if self._left > 0 and "logits" in signal:
+            self.told.append(signal["logits"].detach().cpu())
+            self._left -= len(self.told[-1])
+            if _bytes(self.told) > _MOST:
+                self.told, self._left = [], 0
+            elif self._left == 0:
+                self._keep(self.told)
         return signal

@@ -231,14 +231,13 @@ class _Session:
 
     def _score(self, source: Source, judge: Teaching | None) -> Scores:
         batches = on_device(evaluation(source, self.job.workers), self.engine)
+        master = None if judge is None else self._asked(judge, source)
         with undisturbed(self.student), self._averaged():
-            return score(self.engine.spread(self.student), batches, teacher=self._asked(judge, source))
+            return score(self.engine.spread(self.student), batches, teacher=master)
 
-    def _asked(self, judge: Teaching | None, source: Source) -> Callable[[Named], Named] | None:
+    def _asked(self, judge: Teaching, source: Source) -> Callable[[Named], Named]:
         """What answers for the teacher in one pass over `source`: what it said before, where one process trains."""
-        if judge is None or self.engine.world_size > 1:
-            return None if judge is None else self.engine.spread(judge)
-        return self.job.heard.by(judge, source)
+        return self.engine.spread(judge) if self.engine.world_size > 1 else self.job.heard.by(judge, source)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -372,9 +371,7 @@ class _Session:
         if self.judge is None or not self.job.score_teacher or not labelled(self.job.test):
             return None
         batches = on_device(evaluation(self.job.test, self.job.workers), self.engine)
-        asked = self._asked(self.judge, self.job.test)
-        assert asked is not None
-        return dict(score(asked, batches))
+        return dict(score(self._asked(self.judge, self.job.test), batches))
 
     def reread(self, done: Mapping[str, Any]) -> Result:
         """The result of a finished run, its weights loaded."""
