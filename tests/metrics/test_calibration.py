@@ -1,4 +1,4 @@
-"""Oracle: closed form, and a plain loop over bins."""
+"""Oracles: closed forms, a plain loop over bins, and torchmetrics."""
 
 import math
 
@@ -94,8 +94,8 @@ def test_reliability_sums_up_to_the_calibration_error():
     confidence[0], confidence[1] = 0.0, 1.0
     found = reliability(confidence, correct)
     assert sum(found.samples) == 500
-    gap = sum(n * abs(c - a) for c, a, n in zip(*found, strict=True) if n) / 500
-    assert gap == pytest.approx(calibration_error(confidence, correct), abs=1e-9)
+    loop = by_loop(confidence.double().numpy(), correct.numpy(), 15)
+    assert sum(n * abs(c - a) for c, a, n in zip(*found, strict=True) if n) / 500 == pytest.approx(loop, abs=1e-9)
     for index in range(15):
         inside = [i for i, c in enumerate(confidence.double().tolist()) if min(int(c * 15), 14) == index]
         assert found.samples[index] == len(inside)
@@ -136,13 +136,25 @@ def test_a_temperature_stays_within_its_bounds():
 
 
 @pytest.mark.parametrize("bins", [10, 15, 20])
-def test_reliability_and_calibration_error_have_the_same_bins_on_their_edges(bins):
-    # By rounding, k / bins may lie on either side of the edge k: both must say the same side.
-    confidence = torch.arange(bins + 1).double() / bins
-    correct = torch.arange(bins + 1) % 2 == 0
-    found = reliability(confidence, correct, bins=bins)
-    gap = sum(n * abs(c - a) for c, a, n in zip(*found, strict=True) if n) / (bins + 1)
-    assert gap == pytest.approx(calibration_error(confidence, correct, bins=bins), abs=1e-12)
+def test_bins_have_the_edges_that_torchmetrics_gives_them(bins):
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    # By rounding, k / bins may lie on either side of the edge k. A confidence of 1 has a bin of its own there.
+    confidence = torch.arange(bins).double() / bins
+    correct = torch.arange(bins) % 2 == 0
+    theirs = binary_calibration_error(confidence, correct.long(), n_bins=bins, norm="l1")
+    assert calibration_error(confidence, correct, bins=bins) == pytest.approx(float(theirs), abs=1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 500), st.integers(1, 30), st.integers(0, 2**31))
+def test_equals_torchmetrics(n, bins, seed):
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    rng = np.random.default_rng(seed)
+    confidence, correct = torch.tensor(rng.random(n)), torch.tensor(rng.integers(0, 2, n))
+    theirs = binary_calibration_error(confidence, correct, n_bins=bins, norm="l1")
+    assert calibration_error(confidence, correct, bins=bins) == pytest.approx(float(theirs), abs=1e-9)
 
 
 def by_mass(confidence, correct, bins):

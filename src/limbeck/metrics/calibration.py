@@ -67,14 +67,7 @@ def calibration_error(confidence_N: Tensor, correct_N: Tensor, *, bins: int = 15
         ModelError: a confidence is NaN or outside 0..1.
         ShapeError: confidences and outcomes differ in shape.
     """
-    from torchmetrics.functional.classification import binary_calibration_error  # noqa: PLC0415 - two seconds to import
-
-    whole("bins", bins)
-    confidence = _checked(confidence_N, correct_N)
-    # torchmetrics closes bins on the left, which would put confidences of exactly 1 into a bin of their own.
-    confidence = confidence.clamp(max=1 - torch.finfo(torch.float64).eps)
-    value = binary_calibration_error(confidence, correct_N.long(), n_bins=bins, norm="l1", validate_args=False)
-    return float(value)
+    return _gap(reliability(confidence_N, correct_N, bins=bins))
 
 
 class Reliability(NamedTuple):
@@ -96,7 +89,7 @@ def reliability(confidence_N: Tensor, correct_N: Tensor, *, bins: int = 15) -> R
     """
     whole("bins", bins)
     confidence = _checked(confidence_N, correct_N)
-    # Edges as in torchmetrics, not floor(bins x): by rounding, 0.3 is below the third of ten edges, and 3 tenths above.
+    # By edges, not floor(bins x): by rounding, 0.3 is below the third of ten edges, and 3 tenths above.
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
     place = (torch.bucketize(confidence, edges, right=True) - 1).clamp(max=bins - 1)
     return _binned(place, bins, confidence, correct_N)
@@ -121,9 +114,7 @@ def adaptive_calibration_error(confidence_N: Tensor, correct_N: Tensor, *, bins:
     level, sizes = torch.unique(confidence, return_inverse=True, return_counts=True)[1:]
     first = sizes.cumsum(0) - sizes
     place = (first * bins // len(confidence))[level]
-    found = _binned(place, bins, confidence, correct_N)
-    gaps = (n * abs(c - a) for c, a, n in zip(*found, strict=True) if n)
-    return math.fsum(gaps) / len(confidence)
+    return _gap(_binned(place, bins, confidence, correct_N))
 
 
 def brier_score(logits_NC: Tensor, labels_N: Tensor) -> float:
@@ -210,3 +201,7 @@ def _binned(place_N: Tensor, bins: int, confidence_N: Tensor, correct_N: Tensor)
     sums = (torch.bincount(place_N, weights=w, minlength=bins) for w in (confidence_N, correct_N.double()))
     mean, right = ((total / count).tolist() for total in sums)
     return Reliability(confidence=mean, accuracy=right, samples=count.tolist())
+
+
+def _gap(found: Reliability) -> float:
+    return math.fsum(n * abs(c - a) for c, a, n in zip(*found, strict=True) if n) / sum(found.samples)

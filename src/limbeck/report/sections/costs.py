@@ -37,7 +37,13 @@ class Timing(NamedTuple):
     p90: float
     low: float | None
     high: float | None
-    seconds: list[float]
+    calls: Sequence[Any]
+    """As the records have them."""
+
+    @property
+    def seconds(self) -> list[float]:
+        """Every call that can be read. A page asks for conditions a hundred times, and for these once."""
+        return [s for value in self.calls if (s := finite(value)) is not None and s > 0]
 
     @property
     def condition(self) -> str:
@@ -73,9 +79,8 @@ def timings(run: Run, arm: Arm) -> list[Timing]:
             continue
         low, high = (finite(entry.get(key)) for key in ("low", "high"))
         sure = low is not None and high is not None and 0 < low <= high
-        seconds = [s for value in sequence(entry.get("seconds")) if (s := finite(value)) is not None and s > 0]
         found.append(Timing(int(batch), int(threads), p10, p50, p90, low if sure else None, high if sure else None,
-                            seconds))  # fmt: skip
+                            sequence(entry.get("seconds"))))  # fmt: skip
     return sorted(found, key=lambda timing: (timing.batch, timing.threads))
 
 
@@ -89,7 +94,8 @@ def cost(run: Run, arm: Arm, key: str) -> float | None:
     """One cost of an arm: measured beside the scores, else as in its footprint."""
     measured: Costs = mapping(found_at(run.evidence, "costs", arm.name))
     if key == "latency":
-        same = [timing.p50 for timing in timings(run, arm) if timing.condition == common(run)]
+        shared = common(run)
+        same = [timing.p50 for timing in timings(run, arm) if timing.condition == shared]
         return same[0] if same else finite(found_at(arm.footprint, "latency", "p50"))
     known = finite(measured.get("disk" if key == "bytes" else key))
     return known if known is not None else finite(arm.footprint.get(key))
@@ -97,8 +103,9 @@ def cost(run: Run, arm: Arm, key: str) -> float | None:
 
 def conditions(run: Run, arm: Arm) -> str:
     """What an arm's latency was measured under."""
-    if any(timing.condition == common(run) for timing in timings(run, arm)):
-        return common(run) or ""
+    shared = common(run)
+    if any(timing.condition == shared for timing in timings(run, arm)):
+        return shared or ""
     batch, threads = (finite(found_at(arm.footprint, "latency", key)) for key in ("batch", "threads"))
     parts = [f"batch {batch:.0f}"] if batch is not None else []
     return ", ".join([*parts, *([_threads(threads)] if threads is not None else [])])
