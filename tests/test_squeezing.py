@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import signal
-import subprocess
 import sys
 import time
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -27,6 +27,7 @@ from limbeck.recipes.base import read
 from limbeck.recipes.squeeze import Squeeze
 from limbeck.report import render
 from limbeck.search import Budget
+from warm import Started
 
 pytest.importorskip("sklearn")
 
@@ -229,25 +230,34 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(original, tmp_path, num
     from safetensors.torch import save_model
 
     save_model(original, str(tmp_path / "model.safetensors"))
-    command = [sys.executable, "-c", STOPPED, tmp_path / "model.safetensors"]
-    whole = subprocess.run([*command, tmp_path / "whole"], capture_output=True, text=True, check=True)
-    lines = whole.stdout.splitlines()
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED)
+    start = partial(Started, tmp_path / "model.safetensors", script=script)
+    lines = finished(start(tmp_path / "whole"))
     assert len(lines) > 2
     for place in [1 + (len(lines) - 1) * i // places for i in range(places)]:
         out = tmp_path / f"cut-{place}"
-        child = subprocess.Popen([*command, out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        for _ in range(place):
-            child.stdout.readline()
+        child = start(out)
+        ended = False
+        while child.said("out").count("\n") < place:
+            assert not ended, child.said("err")
+            ended = child.poll() is not None
+            time.sleep(0.001)
         time.sleep(0.02 * place)
         child.send_signal(number)
-        child.communicate(timeout=60)
-        again = subprocess.run([*command, out], capture_output=True, text=True, check=True)
-        assert again.stdout.splitlines() == lines
+        child.communicate(60)
+        assert finished(start(out)) == lines
         for name in ("scores.json", "evidence.json"):
             assert said(out / name) == said(tmp_path / "whole" / name), name
         same = [home / "student" / "model.safetensors" for home in (out, tmp_path / "whole")]
         assert same[0].read_bytes() == same[1].read_bytes()
+
+
+def finished(process):
+    """The lines it wrote."""
+    out, err = process.communicate(300)
+    assert process.wait(1) == 0, err
+    return out.splitlines()
 
 
 def said(path):

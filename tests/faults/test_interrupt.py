@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,16 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from limbeck.train import checkpoint
+from warm import Started
 
 CHANGES = ("training.checkpoint_seconds=0", "training.log_steps=2", "teacher.training.epochs=40", "training.epochs=40")
 ENDED = "What was done is saved; the same command goes on from there."
 
 
-def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
+def start(recipe: Path, out: Path) -> Started:
     flags = [word for each in (*CHANGES, "teacher.training.checkpoint_seconds=0") for word in ("--set", each)]
-    line = [str(tiny.COMMAND), "run", str(recipe), "--out", str(out), *flags]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=tiny.ENVIRONMENT)
+    return Started("run", recipe, "--out", out, *flags)
 
 
 def stop(recipe: Path, out: Path, at: int, number: signal.Signals) -> tuple[int, str]:
@@ -39,7 +37,7 @@ def stop(recipe: Path, out: Path, at: int, number: signal.Signals) -> tuple[int,
         time.sleep(0.002)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    return process.wait(60), said
 
 
 def lines(out: Path) -> int:

@@ -6,34 +6,30 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small
-import tiny
 import torch
 from safetensors.torch import load_file
 
 from limbeck.core.folder import RunFolder
 from limbeck.core.lock import Lock
 from limbeck.train import checkpoint
+from warm import Started
 
 SCRIPT = Path(small.__file__)
 
 
-def start(out: Path, **settings: Any) -> subprocess.Popen[str]:
-    words = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    line = [sys.executable, str(SCRIPT), str(out), *words]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=tiny.ENVIRONMENT)
+def start(out: Path, **settings: Any) -> Started:
+    return Started(out, *(f"{key}={json.dumps(value)}" for key, value in settings.items()), script=SCRIPT)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: Started) -> tuple[int, str]:
     _, said = process.communicate(timeout=120)
-    return process.returncode, said
+    return process.wait(120), said
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

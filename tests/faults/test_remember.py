@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.models import Conv
+from warm import Started, limbeck
 
 VIEWS = 40
 
@@ -43,9 +43,8 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
-def start(home: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    line = [str(tiny.COMMAND), "remember", str(home / "tiny.yaml"), "--out", str(out), *more]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=tiny.ENVIRONMENT)
+def start(home: Path, out: Path, *more: str) -> Started:
+    return Started("remember", home / "tiny.yaml", "--out", out, *more)
 
 
 def finish(home: Path, out: Path, *more: str) -> str:
@@ -73,7 +72,7 @@ def kill(home: Path, out: Path, after: int, number: signal.Signals) -> tuple[int
     time.sleep(random.Random(before).uniform(0, 0.004))
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    return process.wait(60), said
 
 
 def killed_often(home: Path, out: Path, times: int) -> int:
@@ -146,10 +145,10 @@ def test_what_does_not_fit_is_refused_in_words_and_nothing_is_touched(home, case
 def test_a_run_reads_them_and_the_page_says_so(home):
     out = home / "run"
     line = ["run", home / "tiny.yaml", "--set", f"targets.path={home / 'undisturbed'}", "--out", out]
-    ended = tiny.limbeck(*line)
+    ended = limbeck(*line)
     assert ended.returncode == 0, ended.stderr
     assert f"{VIEWS} views of 50 samples" in ended.stdout
     assert "remembered" in (out / "scores.json").read_text()
-    shown = tiny.limbeck("show", home / "undisturbed").stdout
+    shown = limbeck("show", home / "undisturbed").stdout
     assert "sealed" in shown
     assert "50 samples" in shown
