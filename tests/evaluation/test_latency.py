@@ -15,6 +15,8 @@ from limbeck.core.errors import ConfigError, DataError, ModelError
 from limbeck.evaluation import latency
 from limbeck.evaluation.latency import compare_calls, compare_latency, threads_set
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 class Clock:
     """A clock that only calls move on: by what they take, times how slow the machine is at that moment."""
