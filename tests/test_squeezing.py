@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import signal
 import sys
@@ -24,7 +25,7 @@ from limbeck.export.integers import quantize
 from limbeck.models import MLP
 from limbeck.recipes import SQUEEZES, find_squeeze, show
 from limbeck.recipes.base import read
-from limbeck.recipes.squeeze import Squeeze
+from limbeck.recipes.squeeze import Squeeze, squeeze_recipe
 from limbeck.report import render
 from limbeck.search import Budget
 from warm import Started
@@ -330,3 +331,11 @@ def test_several_chains_end_with_one_page_that_is_rebuilt_from_records(tmp_path,
         main()
     assert end.value.code == 2
     assert "budget.drop" in capsys.readouterr().err
+
+
+def test_the_page_of_an_only_chain_has_the_name_of_its_recipe(tmp_path):
+    recipe = find_squeeze("digits-squeeze", ["tries=0", "training.epochs=1", "model.training.epochs=1"])
+    alone = dataclasses.replace(recipe, chains={"removed": recipe.chains["removed"]})
+    done = squeeze_recipe(alone, tmp_path / "out", bars=False)
+    assert done.document["title"] == recipe.title
+    assert f"<title>{recipe.title}" in done.page.read_text()

@@ -103,6 +103,7 @@ def squeeze(
     outputs: Outputs = None,
     workers: int = 0,
     out: str | Path | None = None,
+    title: str | None = None,
     say: Say = lambda _: None,
     progress: bool = True,
     **training: Any,
@@ -138,6 +139,7 @@ def squeeze(
         outputs: names for what it returns; None finds out.
         workers: processes that read a map-style dataset.
         out: the folder. The same call on the same folder goes on where a killed one stopped.
+        title: of the page and the card; the folder's name when None.
         say: hears a line on each attempt.
         progress: show bars where stderr is a terminal.
         **training: any other field of `limbeck.Training` for repairs.
@@ -185,7 +187,8 @@ def squeeze(
             shop.original, [step.lever for step in chain], budget, change=shop.change, weigh=shop.weigh,
             score=shop.score, repair=shop.repair if epochs else None, tries=tries, hear=lambda a: say(told(a)),
         )  # fmt: skip
-        return _finished(shop, found, final, split="test" if test is not None else "validation",
+        named = title or (folder.path.name if folder.path else "squeeze")
+        return _finished(shop, found, final, title=named, split="test" if test is not None else "validation",
                          seconds=time.perf_counter() - started)  # fmt: skip
 
 
@@ -245,7 +248,9 @@ def told(attempt: Attempt) -> str:
     return f"{attempt.number:>3}  {attempt.lever}{strength}{repaired}: {', '.join(shown)}; {kept}: {attempt.why}"
 
 
-def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str, seconds: float) -> Squeezed:
+def _finished(
+    shop: Workshop, found: Found[Candidate], final: Any, *, title: str, split: str, seconds: float
+) -> Squeezed:
     """Score original and result once on the final samples, and write what a finished run holds."""
     best, folder, job = found.model, shop.folder, shop.job
     scores = {"original": shop.scored(shop.original, final), "model": shop.scored(best, final)}
@@ -263,8 +268,8 @@ def _finished(shop: Workshop, found: Found[Candidate], final: Any, *, split: str
                        objective=job.objective),
     }  # fmt: skip
     chain = ", then ".join(name.replace("_", " ") for name in shop.steps)
-    said = document(title=folder.path.name if folder.path else "squeeze", story=f"Made smaller: {chain}.", split=split,
-                    arms=arms, classes=job.train.class_names, notes=doubts)  # fmt: skip
+    said = document(title=title, story=f"Made smaller: {chain}.", split=split, arms=arms,
+                    classes=job.train.class_names, notes=doubts)  # fmt: skip
     said |= {"kind": "squeeze", "said": words}  # the page and the terminal then speak of a budget, not of a student
     words = [*words, *doubts]
     attempts = [as_plain(attempt) for attempt in found.attempts]

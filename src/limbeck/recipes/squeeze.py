@@ -124,7 +124,8 @@ def _searched(recipe: Squeeze, out: Path, *, say: Say, bars: bool, single: bool)
             network, train=splits.train, val=splits.val, test=splits.test, budget=recipe.budget, ops=ops,
             objective=recipe.objective, augment=recipe.augment, views=recipe.views, tries=recipe.tries,
             latency_batch=recipe.latency_batch, latency_threads=recipe.latency_threads, seed=recipe.seed,
-            workers=recipe.workers, out=out / "search" if single else out / name, say=say, progress=bars, **training,
+            workers=recipe.workers, out=out / "search" if single else out / name,
+            title=recipe.title if single else None, say=say, progress=bars, **training,
         )  # fmt: skip
         for line in found[name].words:
             say(f"    {line}")
