@@ -17,7 +17,7 @@ Every side gets the same images, order, epochs, optimizer, schedule and precisio
 holds 5,000 training images out and compares rates there, for one epoch of 20,000 images at 40 %, and `choose-long` for
 fifteen of 45,000 in batches of 256; `frontier` and `long` take the best of these, train on all images but one and score
 the test images once. A side that is slower or worse is written down as it is. One line a training is added to
-`results/prune.jsonl`, and what is there already is not done again.
+`results/prune.jsonl`, and what is there already is not done again; with `--runs` a killed training goes on, too.
 
 Torch-Pruning is no dependency: pip install --no-deps torch-pruning==1.6.1
 """
@@ -143,6 +143,7 @@ def tuned(
         test=splits.test if on == "test" else None, augment=AUGMENT, objective=MATCHED if taught else LABELS,
         epochs=epochs, batch_size=BATCH[epochs], seed=given.seed, optimizer=lb.Optimizer(rate=rate), clip=5.0,
         precision="auto", channels_last=True, progress=False,
+        out=given.runs / f"{side}-{macs:g}-{epochs}-{rate:g}-{on}-{given.seed}" if given.runs else None,
     )  # fmt: skip
     scores, model = run.scores["student"], model.cpu()
     return {
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", help="what choosing tries, instead of all")
     parser.add_argument("--only", choices=SIDES, help="one side")
+    parser.add_argument("--runs", type=Path, help="a folder for the trainings' own, so that a killed one goes on")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "prune.jsonl")
     given = parser.parse_args()
     if given.only is None or SIDES[given.only][1]:
