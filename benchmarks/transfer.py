@@ -274,6 +274,12 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return found
 
 
+def earlier(held: dict[str, Any], here: dict[str, Any]) -> list[dict[str, Any]]:
+    """The machines that other runs of the file were made on."""
+    found = [*held.get("earlier", []), *([held["environment"]] if held else [])]
+    return [each for at, each in enumerate(found) if each != here and each not in found[:at]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=["images", "lstm", "encoder"])
@@ -319,8 +325,11 @@ def main() -> None:
         print(f"seed {seed}  {arm:>22}  {100 * last['accuracy']:.2f} %  {last['steps_to_threshold']} steps to "
               f"{given.threshold:.0%} of {last['steps']}  {last['seconds']} s", flush=True)  # fmt: skip
         assert all(torch.equal(v.cpu(), before[k].cpu()) for k, v in task.teacher.state_dict().items())
+        here = {k: v for k, v in environment(given.device).items() if k not in ("command", "started")}
         told = {
-            "environment": {k: v for k, v in environment(given.device).items() if k != "command"},
+            "environment": here,
+            **({"earlier": elsewhere} if (elsewhere := earlier(held, here)) else {}),
+            **({"note": held["note"]} if "note" in held else {}),
             "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()
                          if k not in ("out", "data", "weights")},
             "rates_on_validation": tried if any(tried.values()) else held.get("rates_on_validation", {}),
