@@ -239,9 +239,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(original, tmp_path, num
     for place in [1 + (len(lines) - 1) * i // places for i in range(places)]:
         out = tmp_path / f"cut-{place}"
         child = start(out)
-        ended = False
+        ended, end = False, time.monotonic() + 120
         while child.said("out").count("\n") < place:
             assert not ended, child.said("err")
+            assert time.monotonic() < end
             ended = child.poll() is not None
             time.sleep(0.001)
         time.sleep(0.02 * place)

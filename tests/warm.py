@@ -37,12 +37,8 @@ class Started:
         self._process = _SERVER.Process(target=_inside, args=given)
         self._process.start()
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit code, or minus the signal that ended it; None while it runs."""
-        return self._process.exitcode
-
     def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float) -> int:

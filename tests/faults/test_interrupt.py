@@ -50,7 +50,7 @@ def lines(out: Path) -> int:
 def finish(recipe: Path, out: Path) -> None:
     process = start(recipe, out)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    assert process.wait(60) == 0, said
     assert not said
 
 

@@ -50,7 +50,7 @@ def start(home: Path, out: Path, *more: str) -> Started:
 def finish(home: Path, out: Path, *more: str) -> str:
     process = start(home, out, *more)
     told, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    assert process.wait(60) == 0, said
     return told
 
 
@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused_in_words_and_nothing_is_touched(home, case
     before = content(home / "undisturbed")
     process = start(home, home / "undisturbed", *more)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.wait(60) == 2
     assert says in said
     assert "Traceback" not in said
     assert content(home / "undisturbed") == before

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+import warm
+
 COMMAND = Path(sys.executable).parent / "limbeck"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+ENVIRONMENT = {**os.environ, **warm.ENVIRONMENT}
 FEATURES, CLASSES = 4, 3
 
 
