@@ -29,11 +29,17 @@ _SERVER.set_forkserver_preload(
 class Started:
     """As much of `subprocess.Popen` as is needed here, with text of both streams."""
 
-    def __init__(self, *args: str | Path, script: Path | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        *args: str | Path,
+        script: Path | None = None,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._said = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self._said, ignore_errors=True)
         self.args = [str(arg) for arg in args]
-        given = (self.args, script, cwd or Path.cwd(), self._said, ENVIRONMENT)
+        given = (self.args, script, cwd or Path.cwd(), self._said, {**ENVIRONMENT, **(environment or {})})
         self._process = _SERVER.Process(target=_inside, args=given)
         self._process.start()
 

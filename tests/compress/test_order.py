@@ -8,7 +8,7 @@ from limbeck.compress import OPS, Cluster, Factorize, Features, Mask, Merge, Mer
 from limbeck.compress.base import Evidence
 
 MADE = {"prune": Prune(), "merge_units": MergeUnits(), "merge": Merge(), "factorize": Factorize(rank=4),
-        "mask": Mask(sparsity=0.5), "cluster": Cluster(), "features": Features()}  # fmt: skip
+        "mask": Mask(sparsity=0.5), "cluster": Cluster(), "features": Features(by="ablation")}  # fmt: skip
 PAIRS = [(a, b) for a in MADE for b in MADE if a not in OPS[b].follows]
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm import Started
+
 BIN = Path(sys.executable).parent
 THREADS = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
@@ -40,25 +42,18 @@ def launch(how: str, *words: str | Path, timeout: int = 240) -> subprocess.Compl
     )
 
 
-def pair(*words: str | Path) -> list[subprocess.Popen[str]]:
-    """The same, without a launcher that ends one when the other dies."""
-    shared = {**os.environ, **THREADS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": "2"}
-    shared |= {"LOCAL_WORLD_SIZE": "2"}
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+def pair(*words: str | Path, script: Path | None = None) -> list[Started]:
+    """The same of the command, or of a script, without a launcher that ends one when the other dies."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = ({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))
+    return [Started(*words, script=script, environment=rank) for rank in ranks]
 
 
-def ended(processes: list[subprocess.Popen[str]], timeout: int = 120) -> list[tuple[int, str]]:
+def ended(processes: list[Started], timeout: int = 120) -> list[tuple[int, str]]:
     """Exit code and what was said, of each."""
     try:
-        said = [process.communicate(timeout=timeout)[1] for process in processes]
+        said = [process.communicate(timeout)[1] for process in processes]
     finally:
         for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
+            process.send_signal(signal.SIGKILL)
+    return [(process.wait(timeout), words) for process, words in zip(processes, said, strict=True)]

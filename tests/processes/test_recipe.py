@@ -109,7 +109,7 @@ def test_bad_input_is_one_message_however_many_processes_have_it(recipe, tmp_pat
 
 
 def test_what_one_alone_has_to_say_is_said_with_its_number(recipe, tmp_path):
-    both = ended(pair("-m", "limbeck", "run", recipe, "--set", "training.epochs=0"))
+    both = ended(pair("run", recipe, "--set", "training.epochs=0"))
     assert [code for code, _ in both] == [2, 2]
     assert both[0][1].startswith("limbeck: ")
     assert both[1][1].startswith("limbeck (process 2): ")

@@ -48,7 +48,7 @@ def whole(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_from_two_processes_to_one_and_back_the_loss_goes_on_without_a_jump(tmp_path, whole):
     out = tmp_path / "run"
-    both = ended(pair(SCRIPT, out, "--stop", "2"))  # one is asked to end, and both do, after the same step
+    both = ended(pair(out, "--stop", "2", script=SCRIPT))  # one is asked to end, and both do, after the same step
     assert [code for code, _ in both] == [143, 143], both
     line = [sys.executable, str(SCRIPT), str(out), "--stop", "4"]
     alone = subprocess.run(line, capture_output=True, text=True, env={**THREADS}, check=False, timeout=120)
@@ -60,13 +60,13 @@ def test_from_two_processes_to_one_and_back_the_loss_goes_on_without_a_jump(tmp_
 
 def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on(tmp_path, whole):
     out = tmp_path / "run"
-    (first, said), (second, _) = ended(pair(SCRIPT, out, "--die", "10"))
+    (first, said), (second, _) = ended(pair(out, "--die", "10", script=SCRIPT))
     assert second == -signal.SIGKILL
     assert first == 1
     assert "another process of the run is gone (this is process 1 of 2; " in said
     assert "the same command goes on from the last checkpoint" in said
     assert "Traceback" not in said
-    assert [code for code, _ in ended(pair(SCRIPT, out))] == [0, 0]
+    assert [code for code, _ in ended(pair(out, script=SCRIPT))] == [0, 0]
     same(out, whole)
 
 
@@ -85,7 +85,7 @@ def test_two_processes_killed_at_20_random_moments_end_as_if_nothing_had_been(tm
     out, draw = tmp_path / "run", random.Random(5)
     kills = 0
     while kills < 20:
-        both = pair(SCRIPT, out, *(["--shard"] if kills % 2 else []))
+        both = pair(out, *(["--shard"] if kills % 2 else []), script=SCRIPT)
         before, end = count(out), time.monotonic() + 60
         wanted = before + draw.randint(0, 1)
         while count(out) < wanted and both[0].poll() is None:
@@ -102,7 +102,7 @@ def test_two_processes_killed_at_20_random_moments_end_as_if_nothing_had_been(tm
         ended(both)
         kills += 1
     assert kills >= 15
-    assert [code for code, _ in ended(pair(SCRIPT, out))] == [0, 0]
+    assert [code for code, _ in ended(pair(out, script=SCRIPT))] == [0, 0]
     same(out, whole)
 
 
