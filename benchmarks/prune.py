@@ -15,9 +15,10 @@ The pretrained CIFAR-10 ResNet-56 of He et al. (93.39 %). Sides:
 
 Every side gets the same images, order, epochs, optimizer, schedule and precision, and the last epoch counts. `choose`
 holds 5,000 training images out and compares rates there, for one epoch of 20,000 images at 40 %, and `choose-long` for
-fifteen of 45,000 in batches of 256; `frontier` and `long` take the best of these, train on all images but one and score
-the test images once. A side that is slower or worse is written down as it is. One line a training is added to
-`results/prune.jsonl`, and what is there already is not done again; with `--runs` a killed training goes on, too.
+fifteen of 45,000; `frontier` and `long` take the best of these, or the rate that they are given, train on all images
+but one and score the test images once. Images held out of training have been seen by the original, which favours low
+rates. A side that is slower or worse is written down as it is. One line a training is added to `results/prune.jsonl`,
+and what is there already is not done again; with `--runs` a killed training goes on, too.
 
 Torch-Pruning is no dependency: pip install --no-deps torch-pruning==1.6.1
 """
@@ -52,10 +53,11 @@ MATCHED = (lb.KL(temperature=2.0, weight=9.0, standardize=True), lb.Label(weight
 CHOSEN = Prune(criterion="l2", scope="layer")
 RATE = 0.02
 """Of a side for which `choose` has not been run."""
-RATES = {1: (0.005, 0.01, 0.02, 0.05, 0.1), 15: (0.05, 0.1, 0.2)}
+RATES = {1: (0.005, 0.01, 0.02, 0.05, 0.1), 15: (0.02, 0.05, 0.1)}
 """What is tried, by epochs."""
-BATCH = {1: 128, 3: 128, 15: 256}
 SHARES = (0.6, 0.4, 0.25)
+VIEWS = 4
+"""Of each image, stored; those of later epochs are the same again."""
 
 
 def pretrained(weights: Path) -> nn.Module:
@@ -141,13 +143,14 @@ def tuned(
     run = lb.distill(
         model, lb.Targets(given.targets) if taught else None, train=train, val=few,
         test=splits.test if on == "test" else None, augment=AUGMENT, objective=MATCHED if taught else LABELS,
-        epochs=epochs, batch_size=BATCH[epochs], seed=given.seed, optimizer=lb.Optimizer(rate=rate), clip=5.0,
-        precision="auto", channels_last=True, progress=False,
-        out=given.runs / f"{side}-{macs:g}-{epochs}-{rate:g}-{on}-{given.seed}" if given.runs else None,
+        epochs=epochs, batch_size=128, seed=given.seed, optimizer=lb.Optimizer(rate=rate), clip=5.0,
+        precision="auto", channels_last=True, compile=given.compile, progress=False,
+        out=given.runs / f"{side}-{macs:g}-{epochs}-{rate:g}-{on}-{given.seed}-{given.views}" if given.runs else None,
     )  # fmt: skip
     scores, model = run.scores["student"], model.cpu()
     return {
         "side": side, "macs": macs, "epochs": epochs, "seed": given.seed, "scored on": on, "rate": rate,
+        "views": given.views if taught else None,
         "criterion": f"{op.criterion}, {op.scope}" if SIDES[side][0] is ours else "group norm",
         "kept": {"macs": count_macs(model, x) / count_macs(original, x),
                  "parameters": parameters(model) / parameters(original)},
@@ -176,12 +179,15 @@ def chosen(side: str, epochs: int, said: list[dict[str, Any]]) -> float:
 
 def trials(given: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
     """Of the step that was asked for: side, share, epochs, and what differs."""
+    asked = [{"rate": rate} for rate in given.rates or ()] or [{}]
     if given.step == "long":
-        yield "limbeck", 0.4, 15, {"on": "test"}
+        for rate in asked:
+            yield "limbeck", 0.4, 15, {**rate, "on": "test"}
     elif given.step == "frontier":
         for macs in SHARES:
             for side in SIDES:
-                yield side, macs, 3, {"on": "test"}
+                for rate in asked:
+                    yield side, macs, 3, {**rate, "on": "test"}
     elif given.step == "choose-long":
         for rate in given.rates or RATES[15]:
             yield "limbeck", 0.4, 15, {"rate": rate, "on": "val"}
@@ -197,9 +203,12 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--targets", type=Path, required=True, help="a folder for the original's answers")
-    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--views", type=int, default=VIEWS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rates", type=float, nargs="+", help="what choosing tries, instead of all")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", help="what choosing tries, or the rest takes instead of what was chosen"
+    )
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
     parser.add_argument("--only", choices=SIDES, help="one side")
     parser.add_argument("--runs", type=Path, help="a folder for the trainings' own, so that a killed one goes on")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "prune.jsonl")
@@ -209,7 +218,8 @@ def main() -> None:
     said = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     done = {line["asked"] for line in said}
     for side, macs, epochs, differing in trials(given):
-        asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}"
+        views = "" if given.views == VIEWS else f", {given.views} views"
+        asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}{views}"
         if asked in done or (given.only and side != given.only):
             continue
         told = {"asked": asked, **tuned(side, macs, epochs, given, **{"rate": chosen(side, epochs, said), **differing})}

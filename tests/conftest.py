@@ -1,10 +1,16 @@
 """What all tests share; `warm.py` beside it can be imported from any of them."""
 
 import pytest
+from hypothesis import settings
 
 from limbeck.evaluation import latency
 
 ROUNDS = latency._MOST
+
+# New examples are drawn in every run, so that a few in each of many runs are many; `make test-all` draws many at once.
+settings.register_profile("few", max_examples=20, deadline=None)
+settings.register_profile("many", max_examples=100, deadline=None)
+settings.load_profile("few")
 
 
 @pytest.fixture(scope="session", autouse=True)

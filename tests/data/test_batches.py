@@ -37,7 +37,6 @@ def equal(one, two):
 
 
 @given(n=st.integers(1, 40), size=st.integers(1, 40), epoch=st.integers(0, 3), seed=st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
 def test_an_epoch_holds_every_sample_once_and_is_the_same_again(n, size, epoch, seed):
     source = ArraySource((torch.arange(n).float().view(-1, 1), torch.zeros(n, dtype=torch.int64)))
     if size > n:
@@ -60,7 +59,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 @given(start=st.integers(0, 6))
-@settings(max_examples=7, deadline=None)
+@settings(max_examples=7)
 def test_start_skips_batches_and_changes_none(start):
     batches = Batches(pictures(), batch_size=5, augment=Augment(crop=2, flip=True))
     rest, whole = list(batches.epoch(2, start)), list(batches.epoch(2))

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torch import nn
@@ -68,13 +68,11 @@ def test_keys_are_the_contract():
     assert list(score(forward, [unlabelled], teacher=teach)) == ["samples", *beside]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, N), max_size=6))
 def test_batch_wise_equals_whole(points):
     close(score(forward, cut(table(), points), teacher=teach), score(forward, [table()], teacher=teach))
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=N, max_size=N).filter(any), st.lists(st.integers(0, N), max_size=3))
 def test_padding_equals_leaving_out(flags, points):
     valid = torch.tensor(flags)

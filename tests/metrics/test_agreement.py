@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy, spearmanr
@@ -21,7 +21,6 @@ from limbeck.metrics.agreement import (
 )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(2, 6))
 def test_kl_equals_scipy_is_zero_at_equality_and_blind_to_shift(seed, n, c):
     rng = np.random.default_rng(seed)
@@ -69,7 +68,6 @@ def test_disagreements_are_those_of_the_top_class_worst_first():
     assert disagreements(teacher, teacher).tolist() == []
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(2, 6), st.booleans())
 def test_rank_correlation_is_scipys_of_each_sample(seed, n, c, tied):
     rng = np.random.default_rng(seed)

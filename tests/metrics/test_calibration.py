@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 from sklearn import metrics as sk
@@ -32,7 +32,6 @@ def by_loop(confidence, correct, bins):
     return total
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 2**31))
 def test_equals_a_loop_over_bins(n, seed):
     rng = np.random.default_rng(seed)
@@ -146,7 +145,6 @@ def test_bins_have_the_edges_that_torchmetrics_gives_them(bins):
     assert calibration_error(confidence, correct, bins=bins) == pytest.approx(float(theirs), abs=1e-12)
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.integers(1, 500), st.integers(1, 30), st.integers(0, 2**31))
 def test_equals_torchmetrics(n, bins, seed):
     from torchmetrics.functional.classification import binary_calibration_error
@@ -165,7 +163,6 @@ def by_mass(confidence, correct, bins):
     return sum(abs(confidence[g].mean() - correct[g].mean()) * len(g) for g in groups if len(g)) / len(order)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 2**31))
 def test_adaptive_bins_hold_equally_many(n, bins, seed):
     rng = np.random.default_rng(seed)
@@ -174,7 +171,6 @@ def test_adaptive_bins_hold_equally_many(n, bins, seed):
     assert found == pytest.approx(by_mass(confidence, correct, bins), abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=40), st.randoms())
 def test_among_equal_confidences_the_order_decides_nothing(rows, random):
     def value(pairs):
@@ -210,7 +206,6 @@ def test_what_has_no_bins_is_refused():
             measure(torch.ones(2), torch.ones(2), bins=0)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 30), st.integers(2, 6))
 def test_brier_equals_sklearn_summed_over_classes(seed, n, classes):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ import pickle
 import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -26,7 +26,6 @@ def test_critical_t_tends_to_the_normal_and_has_a_closed_form_at_one():
     assert critical_t(1, 0.95) == pytest.approx(math.tan(math.pi * 0.475), rel=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(numbers, min_size=2, max_size=20))
 def test_summary_equals_the_statistics_module(values):
     mean, sd, n = summary(values)
@@ -39,7 +38,6 @@ def test_summary_of_one_value_has_no_spread():
     assert summary([0.25]) == (0.25, 0.0, 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=12), st.sampled_from([0.5, 0.9, 0.95]))
 def test_paired_equals_scipy(rows, level):
     a, b = zip(*rows, strict=True)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -33,7 +33,6 @@ pairs = st.lists(
 )  # often with absent classes, often with one class only
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_counts_equal_sklearn_over_the_classes_present(rows):
     predicted, labels = (list(column) for column in zip(*rows, strict=True))
@@ -61,7 +60,6 @@ def test_counts_equal_sklearn_over_the_classes_present(rows):
     assert all(math.isnan(recall[c]) and math.isnan(f1[c]) for c in absent)
 
 
-@settings(deadline=None)
 @given(pairs, st.integers(1, 20))
 def test_unlabelled_samples_change_nothing(rows, extra):
     predicted, labels = (list(column) for column in zip(*rows, strict=True))
@@ -134,7 +132,6 @@ def test_small_integer_labels_do_not_wrap_around():
     assert macro_recall(torch.tensor([1]), torch.tensor([1], dtype=torch.uint8), num_classes=2) == 1.0
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_confusion_is_that_of_scikit_learn(rows):
     labels, answers = (torch.tensor(side) for side in zip(*rows, strict=True))
@@ -149,7 +146,6 @@ def test_confusion_leaves_out_what_has_no_label_or_no_answer():
         confusion(torch.tensor([2]), torch.tensor([0]), num_classes=2)
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_micro_averages_are_the_accuracy_until_somebody_abstains(rows):
     answers, labels = (torch.tensor(side) for side in zip(*rows, strict=True))
@@ -165,7 +161,6 @@ def test_micro_averages_are_the_accuracy_until_somebody_abstains(rows):
     assert micro_precision(torch.tensor([-1]), torch.tensor([0]), num_classes=2) == 0.0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(2, 7), st.integers(1, 8))
 def test_top_k_equals_sklearn_where_no_logits_are_equal(seed, n, classes, k):
     rng = np.random.default_rng(seed)
@@ -180,7 +175,6 @@ def test_top_k_equals_sklearn_where_no_logits_are_equal(seed, n, classes, k):
     )
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([-math.inf, 0.0, 1.0, 2.0]), min_size=4, max_size=4), min_size=1), st.data())
 def test_of_equal_logits_the_lower_class_comes_first(rows, data):
     rows = [row if max(row) > -math.inf else [0.0, *row[1:]] for row in rows]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
@@ -28,7 +28,6 @@ def drawn(seed, n, tied):
     return rng.integers(0, 4, size=(2, n)).astype(float) if tied else rng.normal(size=(2, n)) * 10 + 3
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 60), st.booleans())
 def test_equal_sklearn_and_scipy(seed, n, tied):
     p, y = drawn(seed, n, tied)
@@ -44,7 +43,6 @@ def test_equal_sklearn_and_scipy(seed, n, tied):
         assert mine[4] is None
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 30))
 def test_a_column_is_a_row_of_numbers(seed, n):
     p, y = (torch.tensor(x) for x in drawn(seed, n, tied=False))
@@ -116,7 +114,6 @@ def test_sums_are_float64():
     assert mean_squared_error(p, torch.zeros(100_000)) == pytest.approx(float(p[0].double()) ** 2, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([-math.inf, 0.0, 0.5, 2.0]), min_size=5, max_size=5), min_size=1, max_size=5))
 def test_ranks_are_scipys_with_ties_shared(rows):
     np.testing.assert_array_equal(average_ranks(torch.tensor(rows)).numpy(), stats.rankdata(rows, axis=1))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine as cosine_distance
 from scipy.stats import spearmanr
@@ -29,7 +29,6 @@ def used(a, b):
     return a[(a != 0) | (b != 0)], b[(a != 0) | (b != 0)]
 
 
-@settings(deadline=None)
 @given(map_pairs())
 def test_rank_correlation_equals_scipy_over_the_used_positions(pair):
     ours, known = rank_correlation(*pair), comparable(*pair)
@@ -43,7 +42,6 @@ def test_rank_correlation_equals_scipy_over_the_used_positions(pair):
             assert value.isnan()
 
 
-@settings(deadline=None)
 @given(map_pairs())
 def test_cosine_equals_scipy(pair):
     for value, a, b in zip(cosine(*pair), *pair, strict=True):
@@ -54,7 +52,6 @@ def test_cosine_equals_scipy(pair):
             assert value.isnan()
 
 
-@settings(deadline=None)
 @given(map_pairs(ties=False), st.sampled_from([0.05, 0.1, 0.3, 0.5, 1.0]))
 def test_overlap_equals_counting_where_nothing_is_tied(pair, share):
     for value, a, b in zip(top_overlap(*pair, share=share), *pair, strict=True):
@@ -77,7 +74,6 @@ def test_overlap_counts_only_used_positions_and_shares_tied_places():
     assert top_overlap(torch.tensor([[-9.0, 1.0, 0.5]]), torch.tensor([[1.0, 9.0, 0.5]]), share=0.3).item() == 1.0
 
 
-@settings(deadline=None)
 @given(map_pairs(), st.integers(0, 2**31))
 def test_laws(pair, seed):
     a, b = pair

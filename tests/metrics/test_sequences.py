@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -36,7 +36,6 @@ def drawn(seed, b=4, t=5):
     return logits, labels.masked_fill(out < 0.2, -100).masked_fill(out > 0.8, -1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31))
 def test_tokens_equal_torch_and_what_does_not_count_may_be_anything(seed):
     logits, labels = drawn(seed)
@@ -51,7 +50,6 @@ def test_tokens_equal_torch_and_what_does_not_count_may_be_anything(seed):
     )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 4))
 def test_sums_of_parts_are_those_of_the_whole(seed, cut):
     logits, labels = drawn(seed)
@@ -119,7 +117,6 @@ def distance(a, b):
 texts = st.lists(st.text("ab ñ", max_size=8), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(texts, st.data())
 def test_edits_are_the_fewest(references, data):
     hypotheses = [data.draw(st.text("ab ñ", max_size=8)) for _ in references]
