@@ -14,7 +14,7 @@ import torch
 from launching import THREADS, launch
 from safetensors.torch import load_file
 
-LAUNCHERS = ("torchrun", "accelerate")
+LAUNCHERS = ("torchrun", pytest.param("accelerate", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module", params=LAUNCHERS)
