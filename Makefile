@@ -20,7 +20,7 @@ test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-all: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow or not slow" --hypothesis-profile many
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow or not slow"
 
 check: venv
 	$(BIN)/ruff format --check .

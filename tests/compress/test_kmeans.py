@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
@@ -22,6 +22,7 @@ def best_of_all(values, k):
     return min(sum(((p := values[a:b]) - p.mean()) @ (p - p.mean()) for a, b in pairwise(c)) for c in cuts)
 
 
+@settings(max_examples=60)
 @given(st.lists(st.floats(-100, 100, width=16), min_size=5, max_size=11), st.integers(1, 4))
 def test_few_values_are_clustered_as_well_as_can_be(values, k):
     values = np.array(values)

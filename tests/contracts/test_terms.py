@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.setting import as_plain, build, tagged
@@ -101,6 +101,7 @@ def test_needs_are_honest(kind):
 
 
 @claims("zero")
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000))
 def test_zero_at_equality_and_above_it_elsewhere(kind, number, seed):
     case = ROWS[kind].cases[number]
@@ -129,6 +130,7 @@ def test_b07_a_step_against_the_gradient_brings_the_sides_together(kind, number)
 
 
 @claims("shift")
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), shift=st.floats(-50, 50))
 def test_blind_to_a_constant_added_to_all_logits(kind, number, seed, shift):
     student, teacher, batch = draw(ROWS[kind].cases[number], seed=seed)
@@ -151,6 +153,7 @@ def test_blind_to_an_order_of_classes_or_channels_that_both_sides_share(kind, nu
 
 
 @claims("scale")
+@settings(max_examples=20)
 @given(factor=st.floats(0.1, 20))
 def test_blind_to_a_positive_factor_on_either_side(kind, number, factor):
     student, teacher, batch = draw(ROWS[kind].cases[number])

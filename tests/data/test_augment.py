@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import ConfigError
@@ -51,6 +51,7 @@ def run(images, ids, how, *, seed=3, view=0, norm=NORM):
     view=st.integers(0, 5),
     floats=st.booleans(),
 )
+@settings(max_examples=60)
 def test_same_view_same_pixels_whatever_the_batch_and_order(order, cut, crop, flip, cutout, view, floats):
     images, how = pictures(9), Augment(crop=crop, flip=flip, cutout=cutout)
     images = images.float() / 255 if floats else images
@@ -135,6 +136,7 @@ ALL = {**ALONE, "all": Augment(**EACH)}
     channels=st.sampled_from([1, 3, 4]),
     size=st.sampled_from([(7, 5), (1, 1), (33, 20)]),
 )
+@settings(max_examples=120)
 def test_every_operation_gives_the_same_pixels_whatever_the_batch_and_order(
     how, order, cut, view, floats, channels, size
 ):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -29,6 +29,7 @@ def test_a_parameter_near_zero_leaves_one_of_the_two_whole():
 @given(
     ids=st.lists(st.integers(0, 2**50), min_size=1, max_size=40, unique=True), view=st.integers(0, 9), data=st.data()
 )
+@settings(max_examples=60)
 def test_partners_are_one_ring_of_all_ids_in_any_order_of_them(ids, view, data):
     ids = torch.tensor(ids)
     partner = partners(ids, seed=3, view=view)
@@ -63,6 +64,7 @@ def test_a_sample_that_is_there_twice_has_one_partner():
 
 
 @given(how=st.sampled_from(KINDS), order=st.permutations(range(9)), cut=st.integers(1, 8), view=st.integers(0, 4))
+@settings(max_examples=30)
 def test_share_and_box_are_each_samples_own(how, order, cut, view):
     ids, index = torch.arange(9) * 5, torch.tensor(order)
     whole = draw_mix(ids, how, seed=1, view=view, height=8, width=6)
@@ -110,6 +112,7 @@ def test_mixup_is_the_weighted_sum():
     how=st.sampled_from(KINDS),
     view=st.integers(0, 9),
 )
+@settings(max_examples=40)
 def test_mixed_labels_sum_to_what_is_known_and_weigh_as_the_pixels_do(y, how, view):
     own, other = torch.tensor(y).T
     mix = draw_mix(torch.arange(len(y)), how, seed=1, view=view, height=8, width=6)

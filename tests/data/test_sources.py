@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import (
     DataLoader,
@@ -256,6 +256,7 @@ def test_a_source_keeps_its_own_normalisation():
 @given(
     counts=st.lists(st.integers(2, 30), min_size=1, max_size=5), share=st.floats(0.01, 0.99), seed=st.integers(0, 99)
 )
+@settings(max_examples=80)
 def test_splits_are_disjoint_whole_stratified_and_the_same_again(counts, share, seed):
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     source = as_source((np.zeros((len(y), 1)), y))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
@@ -17,6 +17,7 @@ def streamed(*parts):
     return histogram
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), sizes=st.lists(st.integers(1, 300), min_size=1, max_size=6), growth=st.floats(0.2, 9))
 def test_counts_are_those_of_all_values_at_once_however_they_come(seed, sizes, growth):
     random = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 from sklearn import metrics as sk
@@ -145,6 +145,7 @@ def test_bins_have_the_edges_that_torchmetrics_gives_them(bins):
     assert calibration_error(confidence, correct, bins=bins) == pytest.approx(float(theirs), abs=1e-12)
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 500), st.integers(1, 30), st.integers(0, 2**31))
 def test_equals_torchmetrics(n, bins, seed):
     from torchmetrics.functional.classification import binary_calibration_error

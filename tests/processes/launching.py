@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm import ENVIRONMENT as THREADS
 from warm import Started
 
 BIN = Path(sys.executable).parent
-THREADS = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
 def port() -> int:

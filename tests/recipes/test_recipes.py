@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.errors import ConfigError
@@ -66,6 +66,7 @@ recipes = st.builds(
 )
 
 
+@settings(max_examples=25)
 @given(recipe=recipes)
 def test_any_recipe_is_its_yaml(recipe):
     assert read(show(recipe), "x") == recipe

@@ -405,7 +405,7 @@ def places(value, path=()):
 PLACES = [("scores", *path) for path in places(scores()) if path] + [("evidence", *p) for p in places(EVIDENCE) if p]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(PLACES), st.sampled_from([None, 3, "x", [], {}, [None], {"a": None}, True, float("nan")]))
 def test_whatever_one_value_is_replaced_by_it_is_joined_or_refused(tmp_path, path, value):
     found = {"scores": scores(), "evidence": copy.deepcopy(EVIDENCE)}

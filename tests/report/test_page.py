@@ -275,7 +275,7 @@ def places(value, path=()):
 PLACES = [path for path in places(scores()) if path]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(PLACES), st.sampled_from([None, 3, "x", [], {}, [None], {"a": None}, True, float("nan")]))
 def test_whatever_one_value_is_replaced_by_there_is_a_page(tmp_path, path, value):
     found = scores()
