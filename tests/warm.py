@@ -14,14 +14,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-_SERVER = multiprocessing.get_context("forkserver")
+SERVER = multiprocessing.get_context("forkserver")
 # What a run comes to need: without it each process would spend seconds on these imports alone.
-_SERVER.set_forkserver_preload(
+SERVER.set_forkserver_preload(
     ["__main__", "limbeck.cli", "limbeck.recipes", "limbeck.remembering", "accelerate", "captum.attr", "torch._dynamo"]
 )
 
@@ -40,7 +41,7 @@ class Started:
         weakref.finalize(self, shutil.rmtree, self._said, ignore_errors=True)
         self.args = [str(arg) for arg in args]
         given = (self.args, script, cwd or Path.cwd(), self._said, {**ENVIRONMENT, **(environment or {})})
-        self._process = _SERVER.Process(target=_inside, args=given)
+        self._process = SERVER.Process(target=_inside, args=given)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -75,6 +76,15 @@ def limbeck(*args: str | Path, cwd: Path | None = None, timeout: float = 60) -> 
     process = Started(*args, cwd=cwd)
     out, err = process.communicate(timeout)
     return subprocess.CompletedProcess(process.args, process.wait(timeout), out, err)
+
+
+def fresh(code: str, at: Path) -> subprocess.CompletedProcess[str]:
+    """This code to its end, in a process that has none of our objects. It is written into the folder `at` first."""
+    script = at / "fresh.py"
+    script.write_text(textwrap.dedent(code))
+    process = Started(script=script)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess([str(script)], process.wait(60), out, err)
 
 
 def _inside(args: list[str], script: Path | None, cwd: Path, said: Path, environment: Mapping[str, str]) -> None:

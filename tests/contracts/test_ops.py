@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+
+from warm import fresh
 
 sys.path.insert(0, str(Path(__file__).parent))
 from op_rows import ROWS, base_of, evidence
@@ -175,7 +176,8 @@ for folder in sorted(Path({str(home)!r}).iterdir()):
         answers[folder.name] = model(row.batch()["x"])
 save_file(answers, {str(home / "answers.safetensors")!r})
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    said = fresh(code, tmp_path_factory.mktemp("code"))
+    assert said.returncode == 0, said.stderr
     return load_file(home / "answers.safetensors")
 
 

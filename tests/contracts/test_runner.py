@@ -2,9 +2,6 @@
 
 import copy
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from limbeck.core.errors import NonFiniteError
 from limbeck.core.schedules import Constant, Linear
 from limbeck.objectives import as_objective
 from limbeck.train import Engine, Optimizer, State, Student, combine, counted, fit
+from warm import fresh
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(70, 5, generator=G, dtype=torch.float64)
@@ -128,7 +126,7 @@ t.distilled(epochs=4, out={out!r})
 def test_two_and_two_epochs_with_a_sigkill_between_equal_four_bit_for_bit(tmp_path):
     """The process dies hearing of the third epoch's end, before that is saved."""
     script = SCRIPT.format(here=str(Path(__file__).parent), out=str(tmp_path / "killed"))
-    dead = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True, text=True)
+    dead = fresh(script, tmp_path)
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     run, weights = distilled(epochs=4, out=tmp_path / "killed")
     whole, expected = distilled(epochs=4, out=tmp_path / "whole")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -17,6 +16,7 @@ from limbeck.core.errors import CheckpointError, ConfigError, DataError, Limbeck
 from limbeck.data import Batches, as_source
 from limbeck.replaying import augment_seed
 from limbeck.targets import CODECS, Dense, Origin, Sampled, Store, TopK
+from warm import Started
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "teachers"))
 import kinds
@@ -161,11 +161,12 @@ def test_two_processes_fill_one_folder_and_the_last_seals_it(tmp_path):
         part = int(sys.argv[1])
         t.remember({str(tmp_path / "both")!r}, shard=(part, 2))
     """
-    line = [sys.executable, "-c", textwrap.dedent(code)]
-    both = [subprocess.Popen([*line, part], stderr=subprocess.PIPE, text=True) for part in ("1", "2")]
+    script = tmp_path / "part.py"
+    script.write_text(textwrap.dedent(code))
+    both = [Started(part, script=script) for part in ("1", "2")]
     for process in both:
         _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        assert process.poll() == 0, said
     remember(tmp_path / "one")
     assert folder_of(tmp_path / "both") == folder_of(tmp_path / "one")
 

@@ -1,8 +1,6 @@
 """A saved model is loaded equal, its own layout and ties untouched, and nothing but tensors is read."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ import limbeck as lb
 from limbeck.core.errors import CheckpointError
 from limbeck.export import load_weights, read_lineage, save_model
 from limbeck.models import Conv
+from warm import fresh
 
 
 class Tied(nn.Module):
@@ -44,8 +43,9 @@ def test_a_network_of_our_own_is_built_in_a_fresh_process(tmp_path):
         f"import torch, json, limbeck as lb; m = lb.load({str(tmp_path / 's')!r});"
         "print(json.dumps(m(torch.linspace(-1, 1, 64).view(1, 1, 8, 8))[0].tolist()))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert torch.allclose(torch.tensor(json.loads(said)), model(x)[0], atol=1e-6)
+    said = fresh(code, tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert torch.allclose(torch.tensor(json.loads(said.stdout)), model(x)[0], atol=1e-6)
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path):

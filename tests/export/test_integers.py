@@ -188,6 +188,7 @@ def test_the_chip_decides_on_seven_bits(machine, torch_says, flags, saturate, mo
 
 
 @pytest.mark.skipif(not (DATA / "teachers").is_dir(), reason="no real data here: set LIMBECK_DATA")
+@pytest.mark.slow
 def test_the_published_resnet_20_keeps_its_accuracy_in_8_bits(tmp_path):
     from limbeck.models import CifarResNet
     from limbeck.recipes.base import read_weights

@@ -1,8 +1,6 @@
 """A torch program answers as the module, in a process that has not its class."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from torch import nn
 
 from limbeck.core.errors import ModelError
 from limbeck.export import ProgramModel, read_parity, to_program
+from warm import fresh
 
 
 @pytest.mark.parametrize("kind", ["conv", "gru", "attention"])
@@ -33,9 +32,10 @@ def test_a_fresh_process_loads_it_without_the_class(tmp_path):
         "a = m(tokens=torch.arange(14).view(2, 7), mask=torch.ones(2, 7, dtype=torch.bool));"
         "print(json.dumps(a['logits'].tolist()))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    said = fresh(code, tmp_path)
+    assert said.returncode == 0, said.stderr
     expected = answers(net, {"tokens": torch.arange(14).view(2, 7), "mask": torch.ones(2, 7, dtype=torch.bool)})
-    torch.testing.assert_close(torch.tensor(json.loads(said)), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(json.loads(said.stdout)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_wrong_files_names_and_inputs_are_told(tmp_path):

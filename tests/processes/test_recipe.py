@@ -100,6 +100,7 @@ def test_two_processes_choose_what_one_chooses(choosing, tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_message_however_many_processes_have_it(recipe, tmp_path):
     done = launch("torchrun", "-m", "limbeck", "run", recipe, "--set", "training.epochs=0", "--out", tmp_path / "run")
     assert done.returncode == 1

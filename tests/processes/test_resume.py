@@ -73,10 +73,10 @@ def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on(tmp_path, whol
 def test_a_folder_that_the_first_may_not_have_ends_both_with_its_message(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").write_text("mine")
-    done = launch("torchrun", SCRIPT, tmp_path / "run")
-    assert done.returncode == 1
-    assert done.stderr.count("refused: ") == 1
-    assert "the folder holds other files and no run" in done.stderr
+    (first, said), (second, also) = ended(pair(tmp_path / "run", script=SCRIPT))
+    assert (first, second) == (1, 1)
+    assert (said + also).count("refused: ") == 1
+    assert "the folder holds other files and no run" in said
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["letter.txt"]
 
 

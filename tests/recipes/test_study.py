@@ -95,6 +95,7 @@ def test_costs_are_measured_once_of_all_arms_and_kept(done):
     assert [path.parent.parent for path in out.rglob("costs.json")] == [out]
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_process_gives(done, tmp_path):
     outcome, _, _ = done
     heard = []
@@ -102,6 +103,14 @@ def test_processes_give_what_one_process_gives(done, tmp_path):
     assert scores_of(other.document) == scores_of(outcome.document)
     assert other.evidence["comparisons"] == outcome.evidence["comparisons"]
     assert len(heard) == 3 * (1 + 2 * 2)
+
+
+def test_two_processes_give_the_scores_of_one_process(done, tmp_path):
+    heard = []
+    two = small(seeds=2, rates=(), evidence=None)
+    other = scores_of(study_recipe(two, tmp_path / "out", jobs=2, say=heard.append, bars=False).document)
+    assert other == {arm: scores[:2] for arm, scores in scores_of(done[0].document).items()}
+    assert len(heard) == 2 * (1 + 2)
 
 
 def test_the_same_seeds_share_what_they_start_from(done):

@@ -1,7 +1,6 @@
 """A store is a function of its plan: whoever fills it, in whatever order, killed or not, and damage is found."""
 
 import contextlib
-import multiprocessing
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ import torch
 from limbeck.core.errors import CheckpointError, ConfigError, DataError, ShapeError
 from limbeck.targets import Dense, Output, Store
 from limbeck.targets import shard as shards
+from warm import SERVER
 
 
 def test_a_filled_and_sealed_store_lacks_nothing(tmp_path):
@@ -65,8 +65,7 @@ def test_two_threads_fill_and_seal_one_store(tmp_path):
 
 
 def test_two_processes_fill_and_seal_one_store(tmp_path):
-    context = multiprocessing.get_context("spawn")  # a fork of a process whose threads compute may crash
-    children = [context.Process(target=fill_part, args=(tmp_path / "s", i)) for i in (0, 1)]
+    children = [SERVER.Process(target=fill_part, args=(tmp_path / "s", i)) for i in (0, 1)]
     for child in children:
         child.start()
     for child in children:

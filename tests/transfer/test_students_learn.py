@@ -39,7 +39,7 @@ def sentences(samples, seed):
 SETTINGS = {"batch_size": 64, "optimizer": lb.Optimizer(name="AdamW", rate=4e-3), "progress": False}
 
 
-@pytest.mark.parametrize("kind", ["lstm", "encoder"])
+@pytest.mark.parametrize("kind", ["lstm", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_it_starts_better_than_random_and_ends_better(kind):
     torch.manual_seed(0)
     teacher = Reader(kind)
