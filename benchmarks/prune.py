@@ -47,7 +47,6 @@ from limbeck.models import CifarResNet
 from limbeck.recipes.base import read_weights
 
 IMAGENET = lb.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-AUGMENT = lb.Augment(crop=4, flip=True)
 LABELS = (lb.Label(),)
 MATCHED = (lb.KL(temperature=2.0, weight=9.0, standardize=True), lb.Label(weight=0.1))
 CHOSEN = Prune(criterion="l2", scope="layer")
@@ -58,6 +57,10 @@ RATES = {1: (0.005, 0.01, 0.02, 0.05, 0.1), 15: (0.02, 0.05, 0.1)}
 SHARES = (0.6, 0.4, 0.25)
 VIEWS = 4
 """Of each image, stored; those of later epochs are the same again."""
+
+
+def augmented(given: argparse.Namespace) -> lb.Augment:
+    return lb.Augment(crop=4, flip=True, cutmix=given.cutmix)
 
 
 def pretrained(weights: Path) -> nn.Module:
@@ -140,17 +143,18 @@ def tuned(
     few = splits.val if on == "val" else train.subset(torch.arange(5000))
     train = train.subset(torch.arange(20_000)) if epochs == 1 else train
     before = lb.evaluate(model, few)["accuracy"]
+    called = (side, macs, epochs, rate, on, given.seed, given.views, given.cutmix)
     run = lb.distill(
         model, lb.Targets(given.targets) if taught else None, train=train, val=few,
-        test=splits.test if on == "test" else None, augment=AUGMENT, objective=MATCHED if taught else LABELS,
+        test=splits.test if on == "test" else None, augment=augmented(given), objective=MATCHED if taught else LABELS,
         epochs=epochs, batch_size=128, seed=given.seed, optimizer=lb.Optimizer(rate=rate), clip=5.0,
         precision="auto", channels_last=True, compile=given.compile, progress=False,
-        out=given.runs / f"{side}-{macs:g}-{epochs}-{rate:g}-{on}-{given.seed}-{given.views}" if given.runs else None,
+        out=given.runs / "-".join(map(str, called)) if given.runs else None,
     )  # fmt: skip
     scores, model = run.scores["student"], model.cpu()
     return {
         "side": side, "macs": macs, "epochs": epochs, "seed": given.seed, "scored on": on, "rate": rate,
-        "views": given.views if taught else None,
+        "views": given.views if taught else None, "cutmix": given.cutmix,
         "criterion": f"{op.criterion}, {op.scope}" if SIDES[side][0] is ours else "group norm",
         "kept": {"macs": count_macs(model, x) / count_macs(original, x),
                  "parameters": parameters(model) / parameters(original)},
@@ -166,7 +170,9 @@ def parameters(model: nn.Module) -> int:
 def remembered(given: argparse.Namespace) -> None:
     """The original's answers, once for everything."""
     train = Npz(path=str(given.data), normalize=IMAGENET, val=1).load().train
-    lb.remember(lb.teacher(pretrained(given.weights)), train, views=given.views, augment=AUGMENT, out=given.targets)
+    lb.remember(
+        lb.teacher(pretrained(given.weights)), train, views=given.views, augment=augmented(given), out=given.targets
+    )
 
 
 def chosen(side: str, epochs: int, said: list[dict[str, Any]]) -> float:
@@ -204,6 +210,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--targets", type=Path, required=True, help="a folder for the original's answers")
     parser.add_argument("--views", type=int, default=VIEWS)
+    parser.add_argument(
+        "--cutmix", type=float, default=0.0, help="Beta parameter; every training has to use all ids then"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--rates", type=float, nargs="+", help="what choosing tries, or the rest takes instead of what was chosen"
@@ -219,6 +228,7 @@ def main() -> None:
     done = {line["asked"] for line in said}
     for side, macs, epochs, differing in trials(given):
         views = "" if given.views == VIEWS else f", {given.views} views"
+        views += f", cutmix {given.cutmix:g}" if given.cutmix else ""
         asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}{views}"
         if asked in done or (given.only and side != given.only):
             continue
