@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, required=True, help="a folder for the original's answers")
     parser.add_argument("--views", type=int, default=VIEWS)
     parser.add_argument(
-        "--cutmix", type=float, default=0.0, help="Beta parameter; every training has to use all ids then"
+        "--cutmix", type=float, default=0.0, help="Beta parameter of each image's own share; for long and frontier"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -222,14 +222,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="a folder for the trainings' own, so that a killed one goes on")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "prune.jsonl")
     given = parser.parse_args()
+    if given.cutmix and given.step.startswith("choose"):
+        parser.error("--cutmix: stored answers to mixed images are for all training images; choosing leaves some out")
     if given.only is None or SIDES[given.only][1]:
         remembered(given)
     said = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     done = {line["asked"] for line in said}
     for side, macs, epochs, differing in trials(given):
-        views = "" if given.views == VIEWS else f", {given.views} views"
-        views += f", cutmix {given.cutmix:g}" if given.cutmix else ""
-        asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}{views}"
+        seen = "" if given.views == VIEWS else f", {given.views} views"
+        seen += f", cutmix {given.cutmix:g}" if given.cutmix else ""
+        asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}{seen}"
         if asked in done or (given.only and side != given.only):
             continue
         told = {"asked": asked, **tuned(side, macs, epochs, given, **{"rate": chosen(side, epochs, said), **differing})}

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+# A fork of a process whose threads compute may crash: those of this server never do.
 SERVER = multiprocessing.get_context("forkserver")
 # What a run comes to need: without it each process would spend seconds on these imports alone.
 SERVER.set_forkserver_preload(
@@ -73,18 +74,19 @@ class Started:
 
 def limbeck(*args: str | Path, cwd: Path | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """The command to its end, as `subprocess.run` gives it."""
-    process = Started(*args, cwd=cwd)
-    out, err = process.communicate(timeout)
-    return subprocess.CompletedProcess(process.args, process.wait(timeout), out, err)
+    return _completed(Started(*args, cwd=cwd), timeout)
 
 
 def fresh(code: str, at: Path) -> subprocess.CompletedProcess[str]:
     """This code to its end, in a process that has none of our objects. It is written into the folder `at` first."""
     script = at / "fresh.py"
     script.write_text(textwrap.dedent(code))
-    process = Started(script=script)
-    out, err = process.communicate()
-    return subprocess.CompletedProcess([str(script)], process.wait(60), out, err)
+    return _completed(Started(script=script), 60)
+
+
+def _completed(process: Started, timeout: float) -> subprocess.CompletedProcess[str]:
+    out, err = process.communicate(timeout)
+    return subprocess.CompletedProcess(process.args, process.wait(timeout), out, err)
 
 
 def _inside(args: list[str], script: Path | None, cwd: Path, said: Path, environment: Mapping[str, str]) -> None:

@@ -27,10 +27,10 @@ def test_a_fresh_process_loads_it_without_the_class(tmp_path):
     net, given = made("attention")
     path = to_program(net, given, tmp_path / "a.pt2").path
     code = (
-        "import json, torch; from limbeck.export import ProgramModel;"
+        "import json, sys, torch; from limbeck.export import ProgramModel;"
         f"m = ProgramModel({str(path)!r});"
         "a = m(tokens=torch.arange(14).view(2, 7), mask=torch.ones(2, 7, dtype=torch.bool));"
-        "print(json.dumps(a['logits'].tolist()))"
+        "print(json.dumps(a['logits'].tolist())); sys.exit('export_nets' in sys.modules)"
     )
     said = fresh(code, tmp_path)
     assert said.returncode == 0, said.stderr
