@@ -64,8 +64,10 @@ def augmented(given: argparse.Namespace) -> lb.Augment:
 
 
 def pretrained(weights: Path) -> nn.Module:
-    model = CifarResNet(depth=56).build((3, 32, 32), 10)
-    model.load_state_dict(read_weights(str(weights), "--weights"))
+    values = read_weights(str(weights), "--weights")
+    blocks = sum(name.startswith("layer1.") and name.endswith("conv1.weight") for name in values)
+    model = CifarResNet(depth=6 * blocks + 2).build((3, 32, 32), 10)
+    model.load_state_dict(values)
     return model.eval()
 
 
@@ -143,7 +145,8 @@ def tuned(
     few = splits.val if on == "val" else train.subset(torch.arange(5000))
     train = train.subset(torch.arange(20_000)) if epochs == 1 else train
     before = lb.evaluate(model, few)["accuracy"]
-    called = (side, macs, epochs, rate, on, given.seed, given.views, given.cutmix)
+    beside = [path.stem for path in given.beside] if taught else []
+    called = (side, macs, epochs, rate, on, given.seed, given.views, given.cutmix, *beside)
     run = lb.distill(
         model, lb.Targets(given.targets) if taught else None, train=train, val=few,
         test=splits.test if on == "test" else None, augment=augmented(given), objective=MATCHED if taught else LABELS,
@@ -155,6 +158,7 @@ def tuned(
     return {
         "side": side, "macs": macs, "epochs": epochs, "seed": given.seed, "scored on": on, "rate": rate,
         "views": given.views if taught else None, "cutmix": given.cutmix,
+        "beside": beside,
         "criterion": f"{op.criterion}, {op.scope}" if SIDES[side][0] is ours else "group norm",
         "kept": {"macs": count_macs(model, x) / count_macs(original, x),
                  "parameters": parameters(model) / parameters(original)},
@@ -168,11 +172,11 @@ def parameters(model: nn.Module) -> int:
 
 
 def remembered(given: argparse.Namespace) -> None:
-    """The original's answers, once for everything."""
+    """The original's answers, or their mean with those beside it, once for everything."""
     train = Npz(path=str(given.data), normalize=IMAGENET, val=1).load().train
-    lb.remember(
-        lb.teacher(pretrained(given.weights)), train, views=given.views, augment=augmented(given), out=given.targets
-    )
+    models = [pretrained(path) for path in (given.weights, *given.beside)]
+    teacher = lb.teacher(models if given.beside else models[0])
+    lb.remember(teacher, train, views=given.views, augment=augmented(given), out=given.targets)
 
 
 def chosen(side: str, epochs: int, said: list[dict[str, Any]]) -> float:
@@ -213,6 +217,9 @@ def main() -> None:
     parser.add_argument(
         "--cutmix", type=float, default=0.0, help="Beta parameter of each image's own share; for long and frontier"
     )
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", default=[], help="weights of other ResNets that teach with the original"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--rates", type=float, nargs="+", help="what choosing tries, or the rest takes instead of what was chosen"
@@ -231,6 +238,7 @@ def main() -> None:
     for side, macs, epochs, differing in trials(given):
         seen = "" if given.views == VIEWS else f", {given.views} views"
         seen += f", cutmix {given.cutmix:g}" if given.cutmix else ""
+        seen += "".join(f", {path.stem} teaches too" for path in given.beside)
         asked = f"{given.step}: {side}, {macs:g}, {epochs} epochs, {differing}, seed {given.seed}{seen}"
         if asked in done or (given.only and side != given.only):
             continue
