@@ -7,7 +7,8 @@
 
 The pretrained CIFAR-10 ResNet-56 of He et al. (93.39 %). Sides:
 
-    limbeck        Prune, batch statistics taken anew, distillation from the original's stored answers
+    limbeck        Prune, batch statistics taken anew, distillation from stored answers: the original's, or their mean
+                   with those of the networks given by `--beside`
     labels         the same cut, fine-tuned on labels
     torch-pruning  version 1.6.1, its group norm over all layers together, fine-tuned on labels; of every block the
                    inner channels, since it fails at the padded shortcuts of this network
@@ -157,8 +158,7 @@ def tuned(
     scores, model = run.scores["student"], model.cpu()
     return {
         "side": side, "macs": macs, "epochs": epochs, "seed": given.seed, "scored on": on, "rate": rate,
-        "views": given.views if taught else None, "cutmix": given.cutmix,
-        "beside": beside,
+        "views": given.views if taught else None, "cutmix": given.cutmix, "beside": beside,
         "criterion": f"{op.criterion}, {op.scope}" if SIDES[side][0] is ours else "group norm",
         "kept": {"macs": count_macs(model, x) / count_macs(original, x),
                  "parameters": parameters(model) / parameters(original)},
