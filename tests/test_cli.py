@@ -18,6 +18,7 @@ from typer.main import get_command
 import limbeck
 from limbeck.catalog import TABLES
 from limbeck.cli import app, main
+from limbeck.core.errors import ConfigError
 from limbeck.data import Table
 from limbeck.models import MLP
 from limbeck.objectives import KL, Label
@@ -152,6 +153,15 @@ def test_show_prints_a_search_as_yaml_that_can_be_read_again(name, say, tmp_path
     file = tmp_path / "mine.yaml"
     file.write_text(said)
     assert find_squeeze(str(file)) == SQUEEZES[name]()
+
+
+@pytest.mark.parametrize(
+    ("finds", "command", "name"),
+    [*((find, "squeeze", name) for name in SQUEEZES), *((find_squeeze, "run", name) for name in RECIPES)],
+)
+def test_a_name_for_another_command_is_told_with_that_command(finds, command, name):
+    with pytest.raises(ConfigError, match=f"use `limbeck {command} {name}`"):
+        finds(name)
 
 
 def test_show_prints_the_scores_of_a_run(finished, say):

@@ -107,5 +107,9 @@ def _found(name: str, changes: Sequence[str], table: Mapping[str, Callable[[], R
             ) from None
         recipe = read(text, name, kind)
     else:
+        for command, others in (("run", RECIPES), ("squeeze", SQUEEZES)):
+            if name in others and name not in table:
+                wrong = f"{name!r} is for another command"
+                raise ConfigError(problem("recipe", wrong, f"use `limbeck {command} {name}`"))
         recipe = pick(table, name, "recipe")()
     return override(recipe, changes, name) if changes else recipe
